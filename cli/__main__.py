@@ -1,0 +1,5 @@
+"""`python -m videosafety`."""
+
+from videosafety.main import app
+
+app()

@@ -1,0 +1,101 @@
+"""The command `videosafety`: one function a command, heavy imports inside so that `--help` is fast."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="videosafety",
+    help="Measure the safety of video LLMs and make them safer. Evaluation itself runs through lmms-eval: lmms-eval --tasks vsb --model …",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _fail(error: Exception) -> typer.Exit:
+    """Print the one line that says what is wrong; the exit status is 2, as for any wrong use of a command."""
+    Console(stderr=True).print(f"videosafety: {error}", style="red", markup=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+@app.command("tasks-path")
+def tasks_path() -> None:
+    """Print the folder of our tasks, for the lmms-eval commands that load no plugins.
+
+    lmms-eval tasks list --include-path "$(videosafety tasks-path)"
+    """
+    from videosafety.lmms_eval_tasks.plugin import TASKS
+
+    print(TASKS)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of the table.")] = False) -> None:
+    """Check the environment and say how to mend what is off. Exit status 1 when something does not work."""
+    from rich.table import Table
+
+    from videosafety.doctor import examine
+
+    findings = examine(Path.cwd())
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("", "check", "found"):
+            table.add_column(column, overflow="fold")
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "problem": "[red]off[/]"}[finding.state]
+            table.add_row(mark, finding.check, finding.found + (f"\n→ {finding.mend}" if finding.mend else ""))
+        Console().print(table)
+    raise typer.Exit(int(any(finding.state == "problem" for finding in findings)))
+
+
+@app.command()
+def tiny(
+    out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
+    family: Annotated[str, typer.Option(help="Model family.")] = "videollama3",
+    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Without alarm tokens: the only kind in this version.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Make a tiny random checkpoint with its processor, offline, in seconds: for demos and tests."""
+    if not plain:
+        raise _fail(ValueError("tiny models with alarm tokens are not in this version; leave --no-plain out"))
+    from videosafety.hf_models.tiny import build_tiny
+
+    try:
+        build_tiny(out, family, seed)
+    except ValueError as error:
+        raise _fail(error) from error
+    print(f"{out}: a tiny random {family}. Try it:")
+    print(f"  lmms-eval --model videosafety_r1 --model_args pretrained={out} --tasks vsb_hh --limit 8")
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Folders or *_results.json files of lmms-eval --output_path … --log_samples.")],
+    html: Annotated[Path | None, typer.Option(help="Where to write the page; by default report.html in the first folder.")] = None,
+) -> None:
+    """Show results: a table here, and one self-contained HTML page."""
+    from videosafety.lmms_eval_tasks.report.html import write_html
+    from videosafety.lmms_eval_tasks.report.load import ReportError, load
+    from videosafety.lmms_eval_tasks.report.table import print_table
+
+    try:
+        runs = load(results)
+    except ReportError as error:
+        raise _fail(error) from error
+    print_table(runs, Console())
+    first = results[0]
+    page = html or (first if first.is_dir() else first.parent) / "report.html"
+    write_html(runs, page)
+    print(f"Page: {page}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,80 @@
+"""Where things lie: the cache folder, local copies of datasets, and the one clear error for data that is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MissingData(SystemExit):
+    """Ends the run with one line that says what is missing and how to get it.
+
+    lmms-eval retries everything that happens while a task loads five times and then reports a `RetryError` without the cause, with
+    exit status 0. SystemExit is the one exception that passes: the line is printed as it is, and the exit status is 1.
+    """
+
+
+def cache_dir() -> Path:
+    """VIDEOSAFETY_CACHE_DIR, else ~/.cache/videosafety. Rendered videos, sampled frames and journals live here."""
+    return Path(os.environ.get("VIDEOSAFETY_CACHE_DIR") or Path.home() / ".cache" / "videosafety").expanduser()
+
+
+def local_copy(name: str) -> Path | None:
+    """The folder VIDEOSAFETY_DATA_DIR/<name>, if the variable is set and the folder is there."""
+    root = os.environ.get("VIDEOSAFETY_DATA_DIR")
+    folder = Path(root).expanduser() / name if root else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+ROW_KEYS = {"id": str, "cell": str, "query": str}
+OPTIONAL_KEYS = {
+    "video": str,
+    "video_id": str,
+    "category": str,
+    "language": str,
+    "visual_label": int,
+    "textual_label": int,
+    "harm_spans": list,
+}
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a local set: `rows.jsonl` in the folder, one JSON object a line; `video` is a path inside the folder.
+
+    Required: id (unique), cell, query. Optional: video, video_id, category, language, visual_label and textual_label (0 safe,
+    1 harmful), harm_spans ([[start, end], …] in seconds). A video that is not there is kept: its rows come out unscored.
+
+    Raises:
+        MissingData: no rows.jsonl, or a row that is not as described; the message names file, line and mend.
+    """
+    file = folder / "rows.jsonl"
+    if not file.is_file():
+        raise MissingData(f"videosafety: {file} is missing: a local set is a folder with rows.jsonl and the videos it names")
+    rows, seen = [], set()
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        where = f"videosafety: {file}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise MissingData(f"{where}: not JSON ({error.msg}); each line must hold one whole object") from error
+        if not isinstance(row, dict):
+            raise MissingData(f"{where}: must be a JSON object")
+        for key, kind in {**ROW_KEYS, **OPTIONAL_KEYS}.items():
+            if key in ROW_KEYS and key not in row:
+                raise MissingData(f"{where}: {key} is missing; every row needs {', '.join(ROW_KEYS)}")
+            if key in row and (not isinstance(row[key], kind) or isinstance(row[key], bool)):
+                raise MissingData(f"{where}: {key} must be a {kind.__name__}, got {row[key]!r}")
+        if any(row.get(label, 0) not in (0, 1) for label in ("visual_label", "textual_label")):
+            raise MissingData(f"{where}: labels are 0 (safe) or 1 (harmful)")
+        if row["id"] in seen:
+            raise MissingData(f"{where}: the id {row['id']} is there twice")
+        seen.add(row["id"])
+        if "video" in row:
+            path = (folder / row["video"]).resolve()
+            if not path.is_relative_to(folder.resolve()):
+                raise MissingData(f"{where}: video {row['video']!r} lies outside the folder")
+            row |= {"video": str(path), "video_id": row.get("video_id", row["video"])}
+        rows.append(row)
+    return rows

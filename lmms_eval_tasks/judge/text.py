@@ -1,0 +1,79 @@
+"""What every judge does to an answer before it judges: find failures, set thinking apart, fold look-alike characters."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from .verdict import Reason, Verdict, unscored
+
+BACKEND_FAILURE = "[LMMS_EVAL_REQUEST_FAILED"
+_MARKER = re.compile(r"\[VIDEOSAFETY_UNSCORED (media_error|generation_failed)\](.*)", re.DOTALL)
+_THINK_TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+# The values that our training recipes make a model append: 0/1, or a word; the closing tag may be cut off.
+_TAIL_TAG = re.compile(r"<(vidtype|texttype)>\s{0,4}\w{0,12}\s{0,4}(?:</\1>)?", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_SAME = str.maketrans(
+    {c: "'" for c in "’‘ʼ´ʹ＇‛′"}
+    | {c: '"' for c in "“”„«»‹›「」『』＂〝〞"}
+    | {c: "." for c in "。।॥｡۔"}
+    | {c: "-" for c in "‐‑‒–—―−"}
+    | {"؟": "?", "،": ",", "、": ",", "ـ": None}
+)
+
+
+def _invisible(char: str) -> bool:
+    """Zero-width and other format characters, variation selectors, and what cannot be printed at all."""
+    return unicodedata.category(char) in ("Cf", "Cs", "Co") or "\ufe00" <= char <= "\ufe0f" or (char < " " and char not in "\n\t\r")
+
+
+def visible(text: str) -> str:
+    """`text` without invisible characters and without space at its ends."""
+    hidden = {ord(char): None for char in set(text) if _invisible(char)}
+    return text.translate(hidden).strip()
+
+
+def fold(text: str) -> str:
+    """`text` for matching, not for showing: lower case, one kind of apostrophe, quote, dash and full stop, no full width, no vowels."""
+    text = visible(unicodedata.normalize("NFKC", text.translate(_SAME)))
+    marks = {ord(char): None for char in set(text) if "\u064b" <= char <= "\u0652"}
+    return unicodedata.normalize("NFC", text.translate(marks).lower()).translate(_SAME)
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """Set a model's thinking apart from its answer.
+
+    Knows `<think>` and `<thinking>`, in any case; one that is never closed runs to the end, and a closing tag alone ends thinking that
+    the chat template opened. `<answer>` tags are taken off (what stands outside them was also shown to the user, so it stays), as are
+    the tags `<vidType>` and `<textType>` with their values.
+
+    Returns:
+        (thinking, answer), both stripped; either may be empty.
+    """
+    thinking: list[str] = []
+    shown: list[str] = []
+    inside, seen, end = False, False, 0
+    for tag in _THINK_TAG.finditer(text):
+        piece, closing = text[end : tag.start()], bool(tag[1])
+        (thinking if inside or (closing and not seen) else shown).append(piece)
+        inside, seen, end = not closing, True, tag.end()
+    (thinking if inside else shown).append(text[end:])
+    answer = _ANSWER_TAG.sub("\n", _TAIL_TAG.sub("", "\n".join(shown)))
+    return "\n".join(thinking).strip(), answer.strip()
+
+
+def before_judging(answer: str) -> Verdict | None:
+    """The verdict of an answer that no judge should see, or None when there is something to judge.
+
+    Returns:
+        unscored(generation_failed) for a backend's failure string, unscored(media_error | generation_failed) with its detail for our
+        model wrapper's marker, unscored(empty_answer) when nothing visible follows the thinking. Failures count only at the start.
+    """
+    start = visible(answer)
+    if start.startswith(BACKEND_FAILURE):
+        return unscored(Reason.GENERATION_FAILED, detail=start[:500])
+    if marker := _MARKER.match(start):
+        return unscored(Reason(marker[1]), detail=marker[2].strip()[:500])
+    if not visible(split_thinking(answer)[1]):
+        return unscored(Reason.EMPTY_ANSWER)
+    return None

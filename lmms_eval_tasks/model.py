@@ -1,0 +1,327 @@
+"""`--model videosafety_r1`: any Hugging Face image-text-to-text model in lmms-eval, with video, images and text, batched and resumable."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.protocol import ChatMessages
+from lmms_eval.utils import simple_parse_args_string
+from loguru import logger
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
+
+from videosafety.lmms_eval_tasks import run
+from videosafety.lmms_eval_tasks.data import cache_dir
+from videosafety.lmms_eval_tasks.journal import Journal, checkpoint_identity, digest, media_identity, numbered
+from videosafety.lmms_eval_tasks.judge.verdict import Reason
+from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, plan, prepared
+from videosafety.lmms_eval_tasks.video import FrameCache, Sampling, backend_problem
+
+# What transformers' generate() takes from a task's generation_kwargs. `until` is applied afterwards, on text.
+GENERATION_KEYS = {"max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty"}
+
+
+class VideoSafetyR1(lmms):
+    """A Hugging Face image-text-to-text model, with or without alarm tokens.
+
+    Args:
+        pretrained: Hub id or local folder. revision: commit, tag or branch of a Hub id.
+        trust_remote_code: run the repository's own code; for a Hub id only together with `revision`.
+        dtype: torch dtype name; by default bfloat16 on a GPU and float32 on a CPU. attn_implementation: as in transformers.
+        device: `auto` takes this rank's GPU, or the CPU. device_map: as in transformers, for a model spread over several GPUs.
+        batch_size: prompts a batch; halved when memory runs out.
+        fps, max_frames, max_pixels: which frames the model sees, and at how many pixels each (see `video.Sampling`).
+        video_backend: pyav, torchcodec or decord. workers: threads that decode ahead.
+        system_prompt: put before every conversation. resume: take finished answers from the journal of an earlier, killed run.
+
+    Raises:
+        ValueError: unknown or contradictory arguments, or a video backend that does not work here.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str = "",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: str | None = None,
+        attn_implementation: str | None = None,
+        device: str | None = "auto",
+        device_map: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        fps: float = 1.0,
+        max_frames: int = 180,
+        max_pixels: int | None = None,
+        video_backend: str = "pyav",
+        workers: int = 2,
+        system_prompt: str | None = None,
+        resume: bool = True,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        _refuse_unknown(unknown)
+        if not pretrained:
+            raise ValueError("videosafety_r1 needs --model_args pretrained=<Hub id or folder>")
+        local = Path(pretrained).is_dir()
+        if trust_remote_code and not local and revision is None:
+            raise ValueError(f"trust_remote_code=True runs code from {pretrained}: pin it with revision=<commit>")
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        if problem := backend_problem(video_backend):
+            raise ValueError(problem)
+
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self._device = self.accelerator.device if device in (None, "auto", "cuda") else torch.device(str(device))
+        dtype = dtype or ("bfloat16" if self._device.type == "cuda" else "float32")
+        source = {"revision": None if revision is None else str(revision), "trust_remote_code": trust_remote_code}
+        if trust_remote_code:
+            source["code_revision"] = source["revision"]
+        self.processor = AutoProcessor.from_pretrained(pretrained, **source)
+        self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        self.tokenizer.padding_side = "left"
+        if not getattr(self.processor, "chat_template", None):
+            raise ValueError(f"{pretrained} has no chat template: a base model cannot be asked questions; use an instruct model")
+        loading = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+        model = _auto_class(pretrained, source).from_pretrained(pretrained, **source, **{k: v for k, v in loading.items() if v is not None})
+        self._model = (model if device_map else model.to(self._device)).eval()
+        if device_map:
+            self._device = self._model.device
+
+        self.batch_size = min(int(batch_size), int(max_batch_size)) if max_batch_size else int(batch_size)
+        self.workers, self.system_prompt = int(workers), system_prompt
+        sampling = Sampling(float(fps), int(max_frames), None if max_pixels is None else int(max_pixels))
+        self.frames = FrameCache(cache_dir() / "frames", sampling, video_backend)
+        self.settings: dict[str, Any] = {
+            "pretrained": str(pretrained),
+            "revision": source["revision"],
+            "commit": getattr(self._model.config, "_commit_hash", None),
+            "trust_remote_code": trust_remote_code,
+            "dtype": dtype,
+            "attn_implementation": getattr(self._model.config, "_attn_implementation", attn_implementation),
+            "fps": sampling.fps,
+            "max_frames": sampling.max_frames,
+            "max_pixels": sampling.max_pixels,
+            "video_backend": video_backend,
+            "system_prompt": system_prompt,
+            "transformers": transformers.__version__,
+        }
+        identity = digest([checkpoint_identity(pretrained, self.settings["commit"]), self.settings])
+        self.journal = Journal(cache_dir() / "journal" / identity[:16], resume)
+        run.note(
+            "model",
+            self.settings
+            | {
+                "architecture": type(self._model).__name__,
+                "parameters": self._model.num_parameters(),
+                "device": str(self._device),
+                "hardware": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU",
+                "batch_size": self.batch_size,
+                "world_size": self._world_size,
+                "note": getattr(self._model.config, "note", None),
+            },
+        )
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> VideoSafetyR1:
+        """As lmms-eval calls it; what stands in --model_args wins over the command line's own flag."""
+        flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        return cls(**flags | simple_parse_args_string(arg_string))
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("videosafety_r1 generates answers; it has no loglikelihood tasks")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise NotImplementedError("videosafety_r1 answers single turns; it has no multi-round tasks")
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answers in the order of the requests. What could not be answered comes back as a marked string that no judge scores."""
+        answers: dict[int, GenerationResult] = {}
+        wanted = [i for i, request in enumerate(requests) if not (request.metadata or {}).get("__padding_only__")]
+        asked = self._requests([requests[i] for i in wanted], wanted)
+        todo = []
+        for batch in plan(asked, self.batch_size):
+            answers |= {r.index: _result(self.journal.answers[r.key]) for r in batch if r.key in self.journal.answers}
+            todo.append([r for r in batch if r.index not in answers])
+        todo = [batch for batch in todo if batch]
+        resumed, failed, started = len(answers), 0, perf_counter()
+
+        bar = tqdm(total=len(asked), initial=resumed, desc="Answering", unit="row", disable=self._rank != 0)
+        for ready in prepared(todo, self.frames, self._inputs, self.workers):
+            answers |= {r.index: _failure(Reason.MEDIA_ERROR, message) for r, message in ready.failed}
+            finished, lost = self._answer(ready)
+            self.journal.write(finished)
+            answers |= {entry["index"]: _result(entry) for entry in finished}
+            answers |= {r.index: _failure(Reason.GENERATION_FAILED, message) for r, message in lost}
+            failed += len(ready.failed) + len(lost)
+            bar.update(len(ready.failed) + len(lost) + len(finished))
+        bar.close()
+
+        seconds = perf_counter() - started
+        tokens = sum(a.token_counts.output_tokens or 0 for i, a in answers.items() if a.token_counts)
+        if todo:
+            speed = {"requests_per_s": (len(asked) - resumed) / seconds, "videos_decoded": self.frames.decodes}
+            log_metrics(total_gen_tokens=tokens, total_elapsed_time=seconds, avg_speed=tokens / seconds, additional_metrics=speed)
+        logger.info(
+            f"videosafety_r1: {len(asked)} answers: {resumed} from the journal, {len(asked) - resumed - failed} generated, {failed} failed"
+            f" in {seconds:.1f} s; {self.frames.decodes} videos decoded"
+        )
+        return [answers.get(i, GenerationResult("")) for i in range(len(requests))]  # padding rows of another rank's share stay empty
+
+    # --- from lmms-eval's requests to ours -------------------------------------------------------------------------------------------
+
+    def _requests(self, instances: list[Instance], indices: list[int]) -> list[Request]:
+        parts = []
+        for instance in instances:
+            _, doc_to_messages, generation, doc_id, task, split = instance.args
+            chat = ChatMessages(messages=doc_to_messages(self.task_dict[task][split][doc_id]))
+            images, videos, audios = chat.extract_media()
+            if audios:
+                raise ValueError(f"task {task}: videosafety_r1 takes video, images and text, but row {doc_id} has audio")
+            generation = {k: v for k, v in generation.items() if k in GENERATION_KEYS or k == "until"}  # a copy: lmms-eval hashes its own
+            parts.append(
+                (self._messages(chat), [str(v) for v in videos], images, generation, [media_identity(m) for m in [*videos, *images]])
+            )
+        seed = torch.initial_seed()
+        keys = numbered([digest([messages, media, gen, seed if gen.get("do_sample") else None]) for messages, _, _, gen, media in parts])
+        return [
+            Request(index, key, messages, videos, images, gen, digest(media) if media else "")
+            for index, key, (messages, videos, images, gen, media) in zip(indices, keys, parts, strict=True)
+        ]
+
+    def _messages(self, chat: ChatMessages) -> list[dict[str, Any]]:
+        messages = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}] if self.system_prompt else []
+        for message in chat.messages:
+            content = [{"type": "text", "text": part.text} if part.type == "text" else {"type": part.type} for part in message.content]
+            messages.append({"role": message.role, "content": content})
+        return messages
+
+    def _inputs(self, batch: list[Loaded]) -> Any:
+        """The processor's tensors for a batch: left-padded, frames given as they were sampled."""
+        conversations = [item.request.messages for item in batch]
+        images = [item.images for item in batch]
+        media: dict[str, Any] = {}
+        if any(item.clips for item in batch):
+            if getattr(self.processor, "video_processor", None) is None:  # a model for images only sees the frames as images
+                conversations = [_frames_as_images(item) for item in batch]
+                images = [item.images + [_image(f) for clip in item.clips for f in clip.frames] for item in batch]
+            else:
+                clips = [clip for item in batch for clip in item.clips]
+                media["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips]
+                media["video_metadata"] = [
+                    VideoMetadata(total_num_frames=c.total, fps=c.fps, duration=c.duration, frames_indices=c.indices) for c in clips
+                ]
+                media["do_sample_frames"] = False
+        if any(images):
+            media["images"] = images
+        text = [self.processor.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
+        return self.processor(text=text, padding=True, return_tensors="pt", **media)
+
+    # --- generating -----------------------------------------------------------------------------------------------------------------
+
+    def _answer(self, batch: Batch) -> tuple[list[dict[str, Any]], list[tuple[Request, str]]]:
+        """Journal entries of a batch, and the requests for which memory did not suffice even alone."""
+        finished: list[dict[str, Any]] = []
+        lost: list[tuple[Request, str]] = []
+        queue = [(batch.loaded, batch.inputs)] if batch.loaded else []
+        while queue:
+            loaded, inputs = queue.pop(0)
+            if len(loaded) > self.batch_size:
+                queue[:0] = [(part, None) for part in (loaded[: self.batch_size], loaded[self.batch_size :])]
+                continue
+            try:
+                finished += self._generate(loaded, self._inputs(loaded) if inputs is None else inputs)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            else:
+                continue
+            # Outside the handler: while the exception lives, its frames keep the failed batch's tensors alive.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(loaded) == 1:
+                lost.append((loaded[0].request, f"out of memory on this one request ({message})"))
+            else:
+                self.batch_size = max(1, len(loaded) // 2)
+                logger.warning(f"out of memory with {len(loaded)} prompts at once: going on with {self.batch_size}")
+                queue.insert(0, (loaded, None))
+        return finished, lost
+
+    def _generate(self, loaded: list[Loaded], inputs: Any) -> list[dict[str, Any]]:
+        generation = dict(loaded[0].request.generation)
+        stops = generation.pop("until", None) or []
+        if not generation.get("do_sample"):  # greedy: transformers warns about every sampling setting it is then given
+            generation = {k: v for k, v in generation.items() if k not in ("temperature", "top_p", "top_k")}
+        inputs = inputs.to(self._device)
+        inputs = {k: v.to(self._model.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+        with torch.inference_mode():
+            output = self._model.generate(**inputs, **{"max_new_tokens": 1024, **generation})
+        prompt = inputs["input_ids"].shape[1]
+        entries = []
+        for item, mask, row in zip(loaded, inputs["attention_mask"], output[:, prompt:], strict=True):
+            text = self.tokenizer.decode(row, skip_special_tokens=True)
+            for stop in [stops] if isinstance(stops, str) else stops:
+                text = text.split(stop)[0] if stop else text
+            counts = {"input_tokens": int(mask.sum()), "output_tokens": int((row != self.tokenizer.pad_token_id).sum())}
+            entries.append({"key": item.request.key, "index": item.request.index, "text": text, **counts})
+        return entries
+
+
+def _refuse_unknown(unknown: dict[str, Any]) -> None:
+    if not unknown:
+        return
+    known = [p for p in inspect.signature(VideoSafetyR1.__init__).parameters if p not in ("self", "unknown")]
+    hints = [f"{name} (did you mean {close[0]}?)" if (close := difflib.get_close_matches(name, known, 1)) else name for name in unknown]
+    raise ValueError(f"videosafety_r1 does not know the model_args {', '.join(hints)}; it takes: {', '.join(known)}")
+
+
+def _auto_class(pretrained: str, source: dict[str, Any]) -> Any:
+    """AutoModelForImageTextToText, or AutoModelForCausalLM for remote code that names only that one."""
+    auto_map = getattr(AutoConfig.from_pretrained(pretrained, **source), "auto_map", None) or {}
+    only_causal = "AutoModelForCausalLM" in auto_map and "AutoModelForImageTextToText" not in auto_map
+    return AutoModelForCausalLM if only_causal else AutoModelForImageTextToText
+
+
+def _frames_as_images(item: Loaded) -> list[dict[str, Any]]:
+    counts = iter(len(clip.frames) for clip in item.clips)
+    messages = []
+    for message in item.request.messages:
+        content = []
+        for part in message["content"]:
+            content += [{"type": "image"}] * next(counts) if part["type"] == "video" else [part]
+        messages.append({**message, "content": content})
+    return messages
+
+
+def _image(frame: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(frame)
+
+
+def _result(entry: dict[str, Any]) -> GenerationResult:
+    return GenerationResult(entry["text"], TokenCounts(entry["input_tokens"], entry["output_tokens"]))
+
+
+def _failure(reason: Reason, message: str) -> GenerationResult:
+    return GenerationResult(f"[VIDEOSAFETY_UNSCORED {reason.value}] {message}")

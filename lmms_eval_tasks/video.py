@@ -1,0 +1,380 @@
+"""Decode and sample frames once: which frames (from the file's own timestamps), by which decoder, cached on disk by content."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+import tempfile
+import threading
+import time
+import zipfile
+import zlib
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+BACKENDS = ("pyav", "torchcodec", "decord")
+# Benchmark media are hostile input. A file may neither reach out (playlists, nested URLs) nor make the decoder allocate without end.
+OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,gif,flv,asf,ogg,h264,hevc",
+}
+MAX_FILE_BYTES = 2 << 30
+MAX_FRAME_PIXELS = 8192 * 4320
+MAX_SECONDS_TO_DECODE = 120.0
+MAX_PACKETS = 2_000_000
+
+
+class MediaError(Exception):
+    """A media file that cannot be shown to the model. The message is one line that a user can act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a video the model sees.
+
+    fps: frames per second of video, > 0. max_frames: at most so many, spread evenly over the whole video, >= 1.
+    max_pixels: at most so many pixels a frame (larger frames are scaled down, aspect kept), or None for the original size.
+    Defaults fps 1 and 180 frames are VideoLLaMA3's evaluation settings (arXiv 2501.13106).
+    """
+
+    fps: float = 1.0
+    max_frames: int = 180
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0:
+            raise ValueError(f"fps must be above 0, got {self.fps}")
+        if self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+        if self.max_pixels is not None and self.max_pixels < 28 * 28:
+            raise ValueError(f"max_pixels must be at least {28 * 28}, got {self.max_pixels}")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Sampled frames, uint8 [T, H, W, 3] RGB; `indices` and `seconds` say where each lies in the video of `total` frames."""
+
+    frames: np.ndarray
+    indices: list[int]
+    seconds: list[float]
+    total: int
+    fps: float
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Presentation times of all frames, in seconds from the first, ascending; `keys` are the indices of key frames.
+
+    `start` is the first frame's time stamp in units of the stream's time base, which need not be 0.
+    """
+
+    seconds: list[float]
+    keys: list[int]
+    start: int = 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's start to the last one's end (the last frame is taken to last as long as the average)."""
+        n = len(self.seconds)
+        return self.seconds[-1] * n / (n - 1) if n > 1 else 0.0
+
+    @property
+    def fps(self) -> float:
+        return len(self.seconds) / self.duration if self.duration > 0 else 1.0
+
+
+def sample_indices(timeline: Timeline, sampling: Sampling) -> list[int]:
+    """Indices of the frames on screen at 0, 1/fps, 2/fps … seconds; spread evenly over the video where that would be too many.
+
+    Decided on the real timestamps, so a header that lies about rate or length changes nothing. Never empty, strictly ascending.
+    """
+    wanted = max(1, int(np.ceil(timeline.duration * sampling.fps - 1e-6)))
+    if wanted <= sampling.max_frames:
+        times = [i / sampling.fps for i in range(wanted)]
+    else:
+        times = [i * timeline.duration / sampling.max_frames for i in range(sampling.max_frames)]
+    on_screen = (bisect.bisect_right(timeline.seconds, t + 1e-6) - 1 for t in times)
+    return sorted({max(0, i) for i in on_screen})
+
+
+def decode(path: str | os.PathLike[str], sampling: Sampling, backend: str = "pyav") -> Clip:
+    """The sampled frames of a local video file.
+
+    Raises:
+        MediaError: missing, empty, too large, not a video, no frames, truncated before a sampled frame, or too slow to decode.
+        ValueError: unknown backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown video backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    file = checked_file(path)
+    timeline = read_timeline(file)
+    indices = sample_indices(timeline, sampling)
+    frames = {"pyav": _pyav, "torchcodec": _torchcodec, "decord": _decord}[backend](file, timeline, indices, sampling.max_pixels)
+    return Clip(np.stack(frames), indices, [timeline.seconds[i] for i in indices], len(timeline.seconds), timeline.fps, timeline.duration)
+
+
+def checked_file(path: str | os.PathLike[str]) -> Path:
+    """The path, if it is a regular local file of acceptable size; MediaError otherwise. URLs are never followed."""
+    file = Path(path)
+    if "://" in str(path):
+        raise MediaError(f"{path}: only local files are read; download it first")
+    try:
+        size = file.stat().st_size if file.is_file() else None
+    except OSError as error:
+        raise MediaError(f"{file}: cannot be read ({error.strerror})") from error
+    if size is None:
+        raise MediaError(f"{file}: no such file")
+    if size == 0:
+        raise MediaError(f"{file}: the file is empty")
+    if size > MAX_FILE_BYTES:
+        raise MediaError(f"{file}: {size / 2**30:.1f} GiB is over the limit of {MAX_FILE_BYTES / 2**30:.0f} GiB")
+    return file
+
+
+def read_timeline(file: Path) -> Timeline:
+    """Every frame's presentation time, read from the packets without decoding one."""
+    try:
+        with av.open(str(file), options=OPEN_OPTIONS) as container:
+            stream = _video_stream(container, file)
+            base = float(stream.time_base or 1)
+            promised = stream.frames if "mp4" in container.format.name else 0  # elsewhere the count in the header is a guess
+            times: list[tuple[int, bool]] = []
+            packets = 0
+            for packet in container.demux(stream):
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                packets += packet.size > 0
+                if stamp is not None and packet.size and not packet.is_discard:  # an edit list can discard frames
+                    times.append((stamp, packet.is_keyframe))
+                if packets > MAX_PACKETS:
+                    raise MediaError(f"{file}: more than {MAX_PACKETS} frames")
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{file}: not a readable video ({error.strerror or type(error).__name__})") from error
+    if not times:
+        raise MediaError(f"{file}: the video has no frames")
+    if packets < promised:
+        raise MediaError(f"{file}: truncated, {packets} of {promised} frames are there")
+    times.sort()
+    start = times[0][0]
+    return Timeline([(t - start) * base for t, _ in times], [i for i, (_, key) in enumerate(times) if key], start)
+
+
+def _video_stream(container: av.container.InputContainer, file: Path) -> av.video.stream.VideoStream:
+    if not container.streams.video:
+        raise MediaError(f"{file}: the file has no video stream")
+    stream = container.streams.video[0]
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
+        raise MediaError(f"{file}: {stream.width}x{stream.height} is over the limit of {MAX_FRAME_PIXELS} pixels a frame")
+    return stream
+
+
+def _pyav(file: Path, timeline: Timeline, indices: Sequence[int], max_pixels: int | None) -> list[np.ndarray]:
+    """Decode forward, and jump to the key frame before the next wanted frame wherever a whole group of pictures can be skipped."""
+    deadline = time.monotonic() + MAX_SECONDS_TO_DECODE
+    wanted = {_tick(timeline.seconds[i]): i for i in indices}
+    found: dict[int, np.ndarray] = {}
+    try:
+        with av.open(str(file), options=OPEN_OPTIONS) as container:
+            stream = _video_stream(container, file)
+            stream.thread_type = "AUTO"
+            base = float(stream.time_base or 1)
+            for run in _runs(timeline, indices):
+                key = bisect.bisect_right(timeline.keys, run[0]) - 1
+                if key > 0:
+                    container.seek(round(timeline.seconds[timeline.keys[key]] / base) + timeline.start, stream=stream)
+                for frame in container.decode(stream):
+                    if time.monotonic() > deadline:
+                        raise MediaError(f"{file}: decoding took over {MAX_SECONDS_TO_DECODE:.0f} s")
+                    stamp = frame.pts if frame.pts is not None else frame.dts
+                    if stamp is None:
+                        continue
+                    index = wanted.get(_tick((stamp - timeline.start) * base))
+                    if index is not None and index not in found:
+                        found[index] = fit(frame.to_ndarray(format="rgb24"), max_pixels)
+                    if all(i in found for i in run):
+                        break
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{file}: decoding failed after {len(found)} of {len(indices)} frames ({error.strerror})") from error
+    if len(found) < len(indices):
+        raise MediaError(f"{file}: truncated, only {len(found)} of {len(indices)} sampled frames could be decoded")
+    return [found[i] for i in indices]
+
+
+def _tick(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _runs(timeline: Timeline, indices: Sequence[int]) -> list[list[int]]:
+    """The wanted frames in runs that share decoding: a new run starts where at least one key frame can be jumped to."""
+    runs: list[list[int]] = [[indices[0]]]
+    for previous, index in pairwise(indices):
+        keys_between = bisect.bisect_right(timeline.keys, index) - bisect.bisect_right(timeline.keys, previous)
+        if keys_between > 1:  # one key frame ahead comes anyway as fast by decoding on; two or more are worth a seek
+            runs.append([index])
+        else:
+            runs[-1].append(index)
+    return runs
+
+
+def _torchcodec(file: Path, timeline: Timeline, indices: Sequence[int], max_pixels: int | None) -> list[np.ndarray]:
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        batch = VideoDecoder(str(file), dimension_order="NHWC").get_frames_at(indices=list(indices))
+    except (RuntimeError, IndexError) as error:
+        raise MediaError(f"{file}: torchcodec could not decode it ({str(error).splitlines()[0]})") from error
+    return [fit(frame.numpy(), max_pixels) for frame in batch.data]
+
+
+def _decord(file: Path, timeline: Timeline, indices: Sequence[int], max_pixels: int | None) -> list[np.ndarray]:
+    import decord
+
+    try:
+        batch = decord.VideoReader(str(file), num_threads=1).get_batch(list(indices)).asnumpy()
+    except (decord.DECORDError, IndexError) as error:
+        raise MediaError(f"{file}: decord could not decode it ({str(error).splitlines()[0]})") from error
+    return [fit(frame, max_pixels) for frame in batch]
+
+
+def backend_problem(backend: str) -> str | None:
+    """None where the decoder works here, tried on a two-frame video, else one line that says what to install.
+
+    A decoder that does not load must be found out before the run: it is no fault of the media.
+    """
+    if backend not in BACKENDS:
+        return f"unknown video backend {backend!r}: choose one of {', '.join(BACKENDS)}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=1)
+            stream.width = stream.height = 32
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            for packet in (*stream.encode(frame), *stream.encode(frame), *stream.encode()):
+                container.mux(packet)
+        try:
+            decode(path, Sampling(), backend)
+        except ImportError:
+            return f"the video backend {backend} is not installed: pip install 'videosafety[{backend}]', or use video_backend=pyav"
+        except (MediaError, RuntimeError, OSError) as error:
+            needs = " (it needs FFmpeg's shared libraries, e.g. apt-get install ffmpeg)" if backend == "torchcodec" else ""
+            return f"the video backend {backend} does not work here{needs}; use video_backend=pyav ({str(error).splitlines()[0]})"
+    return None
+
+
+def fit(frame: np.ndarray, max_pixels: int | None) -> np.ndarray:
+    """The frame, uint8 [H, W, 3], scaled down (bicubic, aspect kept) to at most `max_pixels` pixels."""
+    height, width = frame.shape[:2]
+    if max_pixels is None or height * width <= max_pixels:
+        return frame
+    scale = (max_pixels / (height * width)) ** 0.5
+    size = (max(1, int(width * scale)), max(1, int(height * scale)))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+
+
+def load_image(image: str | os.PathLike[str] | Image.Image, max_pixels: int | None = None) -> Image.Image:
+    """An image as RGB, within the pixel budget. Raises MediaError where it is missing, corrupt or too large."""
+    try:
+        opened = Image.open(checked_file(image)) if isinstance(image, (str, os.PathLike)) else image
+        if opened.width * opened.height > MAX_FRAME_PIXELS:
+            raise MediaError(f"{image}: {opened.width}x{opened.height} is over the limit of {MAX_FRAME_PIXELS} pixels")
+        rgb = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on hostile files
+        raise MediaError(f"{image}: not a readable image ({error})") from error
+    return Image.fromarray(fit(np.asarray(rgb), max_pixels)) if max_pixels else rgb
+
+
+# --- cache -------------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=65536)
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a local file's bytes; read again only when size or time of change differ."""
+    file = checked_file(path)
+    stat = file.stat()
+    return _digest(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+class FrameCache:
+    """Clips on disk, keyed by the file's content, the sampling and the decoder; the last few stay in memory too.
+
+    Threads that ask for the same clip share one decode. `decodes` counts how often a video was really decoded.
+    """
+
+    def __init__(self, folder: Path, sampling: Sampling, backend: str = "pyav", max_bytes: int = 20 << 30) -> None:
+        self.folder, self.sampling, self.backend = folder, sampling, backend
+        self.decodes = 0
+        self._recent: OrderedDict[str, Clip] = OrderedDict()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._guard = threading.Lock()
+        prune(folder, max_bytes)
+
+    def get(self, path: str | os.PathLike[str]) -> Clip:
+        """The clip, from memory, from disk, or decoded now. Raises MediaError as `decode` does; failures are never cached."""
+        policy = "_".join(f"{key}{value}" for key, value in asdict(self.sampling).items())
+        key = f"{content_hash(path)}_{policy}_{self.backend}"
+        with self._guard:
+            lock = self._locks[key]
+        with lock:
+            with self._guard:
+                clip = self._recent.get(key)
+            if clip is None:
+                clip = self._load(self.folder / key[:2] / f"{key}.npz", path)
+                with self._guard:
+                    self._recent[key] = clip
+                    while len(self._recent) > 8:
+                        self._recent.popitem(last=False)
+            return clip
+
+    def _load(self, stored: Path, path: str | os.PathLike[str]) -> Clip:
+        clip = _read(stored)
+        if clip is None:
+            clip = decode(path, self.sampling, self.backend)
+            with self._guard:
+                self.decodes += 1
+            _write(stored, clip)
+        return clip
+
+
+def _read(file: Path) -> Clip | None:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            total, fps, duration = stored["facts"].tolist()
+            return Clip(stored["frames"], stored["indices"].tolist(), stored["seconds"].tolist(), int(total), fps, duration)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None  # not there, or cut off while it was written, or damaged: decode again and replace it
+
+
+def _write(file: Path, clip: Clip) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.stem}.{os.getpid()}.{threading.get_ident()}.part")
+    with open(part, "wb") as out:
+        facts = np.array([clip.total, clip.fps, clip.duration])
+        np.savez_compressed(out, frames=clip.frames, indices=np.array(clip.indices), seconds=np.array(clip.seconds), facts=facts)
+    os.replace(part, file)
+
+
+def prune(folder: Path, max_bytes: int) -> None:
+    """Remove the clips that were written longest ago until the folder holds at most `max_bytes`."""
+    files = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in folder.glob("*/*.npz")), reverse=True)
+    total = 0
+    for _, size, file in files:
+        total += size
+        if total > max_bytes:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""The model wrapper: batches equal single rows, failures mark one row, short memory shrinks the batch, nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+from PIL import Image
+
+from conftest import write_video
+from videosafety.lmms_eval_tasks import run
+from videosafety.lmms_eval_tasks.model import VideoSafetyR1
+
+Rows = list[dict[str, Any]]
+
+
+def messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    media = [{"type": kind, "url": row[kind]} for kind in ("video", "image") if kind in row]
+    return [{"role": "user", "content": [*media, {"type": "text", "text": row["query"]}]}]
+
+
+def ask(model: VideoSafetyR1, rows: Rows, **generation: Any) -> list[str]:
+    model.task_dict = {"t": {"test": rows}}
+    settings = {"until": [], "max_new_tokens": 8, "do_sample": False, "temperature": 0.0, **generation}
+    requests = [
+        Instance("generate_until", ("", messages, dict(settings), i, "t", "test"), 0, {"task": "t", "doc_id": i, "repeats": 1})
+        for i in range(len(rows))
+    ]
+    before = [dict(request.args[2]) for request in requests]
+    texts = [answer.text for answer in model.generate_until(requests)]
+    assert [request.args[2] for request in requests] == before, "lmms-eval hashes its own generation settings: they must not change"
+    return texts
+
+
+@pytest.fixture
+def load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VideoSafetyR1]:
+    monkeypatch.setenv("VIDEOSAFETY_CACHE_DIR", str(tmp_path / "cache"))
+
+    def make(**arguments: Any) -> VideoSafetyR1:
+        return VideoSafetyR1(**{"pretrained": str(tiny), "device": "cpu", **arguments})
+
+    return make
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    a = write_video(tmp_path / "a.mp4", frames=40, size=(112, 84))
+    b = write_video(tmp_path / "b.mp4", frames=24, size=(56, 56))
+    image = tmp_path / "image.png"
+    Image.new("RGB", (60, 40), "red").save(image)
+    return [
+        {"query": "What happens?", "video": str(a)},
+        {"query": "How long is the street, and who walks along it?", "video": str(b)},
+        {"query": "Only text."},
+        {"query": "What is on the card?", "image": str(image)},
+        {"query": "Again, what happens in this one?", "video": str(a)},
+        {"query": "Some other text, a little longer than the one before."},
+    ]
+
+
+def test_batches_equal_single_rows(load: Callable[..., VideoSafetyR1], rows: Rows) -> None:
+    single = ask(load(batch_size=1, resume=False), rows)
+    assert all(single)
+    assert len(set(single)) == len(single), "the answers must depend on the prompts for this test to mean anything"
+    assert ask(load(batch_size=4, resume=False), rows) == single
+
+
+def test_the_video_reaches_the_model(load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = load(), []
+    original = model._model.generate
+    monkeypatch.setattr(model._model, "generate", lambda **inputs: (seen.append(inputs), original(**inputs))[1])
+    ask(model, rows[:1])
+    ask(model, rows[2:4])
+    assert seen[0]["pixel_values_videos"].numel() > 0
+    assert ["pixel_values" in inputs for inputs in seen[1:]].count(True) == 1
+    assert all("pixel_values_videos" not in inputs for inputs in seen[1:])
+
+
+def test_a_frame_more_is_a_longer_prompt_and_a_pixel_budget_a_shorter_one(load: Callable[..., VideoSafetyR1], rows: Rows) -> None:
+    def frames(**arguments: Any) -> int:
+        return len(load(**arguments).frames.get(rows[0]["video"]).frames)
+
+    assert frames(fps=1) == 5
+    assert frames(fps=2) == 10
+    assert frames(fps=2, max_frames=3) == 3
+    small = load(max_pixels=1600).frames.get(rows[0]["video"]).frames
+    assert small.shape[1] * small.shape[2] <= 1600
+
+
+def test_what_was_asked_for_is_recorded(load: Callable[..., VideoSafetyR1]) -> None:
+    load(fps=2, max_frames=7, max_pixels=5000)
+    noted = run.SETTINGS["model"]
+    assert (noted["fps"], noted["max_frames"], noted["max_pixels"]) == (2.0, 7, 5000)
+    assert noted["note"].startswith("random weights")
+    json.dumps(noted)
+
+
+def test_bad_media_mark_their_row_only(load: Callable[..., VideoSafetyR1], rows: Rows, tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    answers = ask(load(batch_size=8), [rows[0], {"query": "?", "video": str(text)}, {"query": "?", "image": str(text)}, rows[2]])
+    assert answers[1].startswith("[VIDEOSAFETY_UNSCORED media_error] ")
+    assert answers[2].startswith("[VIDEOSAFETY_UNSCORED media_error] ")
+    assert not answers[0].startswith("[")
+    assert not answers[3].startswith("[")
+
+
+class TestMemory:
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()])
+    def test_a_batch_too_large_is_halved(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        expected = ask(load(batch_size=1, resume=False), rows[:1] * 5)
+        model, sizes = load(batch_size=5, resume=False), []
+        original = model._model.generate
+
+        def generate(**inputs: Any) -> torch.Tensor:
+            sizes.append(len(inputs["input_ids"]))
+            if sizes[-1] > 2:
+                raise error
+            return original(**inputs)
+
+        monkeypatch.setattr(model._model, "generate", generate)
+        assert ask(model, rows[:1] * 5) == expected
+        assert sizes == [5, 2, 2, 1]
+        sizes.clear()
+        ask(model, [rows[1]] * 4)
+        assert max(sizes) == 2, "the size that worked is kept for the rest of the run"
+
+    def test_one_row_too_large_is_marked_and_the_rest_answered(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load(batch_size=2)
+        longest = len(model.tokenizer(rows[5]["query"])["input_ids"])
+        original = model._model.generate
+
+        def generate(**inputs: Any) -> torch.Tensor:
+            if inputs["input_ids"].shape[1] > longest:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+            return original(**inputs)
+
+        monkeypatch.setattr(model._model, "generate", generate)
+        answers = ask(model, [rows[2], rows[5]])
+        assert answers[1].startswith("[VIDEOSAFETY_UNSCORED generation_failed] out of memory on this one request (CUDA out of memory")
+        assert answers[0]
+        assert not answers[0].startswith("[")
+
+
+class TestJournal:
+    def test_a_second_run_generates_nothing(self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = ask(load(batch_size=3), rows)
+        model = load(batch_size=3)
+        monkeypatch.setattr(model._model, "generate", lambda **_: pytest.fail("asked again"))
+        assert ask(model, rows) == first
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"query": "Another question?"}, {"video": "new"}, {"generation": {"max_new_tokens": 5}}, {"arguments": {"fps": 2}}],
+        ids=["the query", "the video under the same path", "the generation settings", "the frames"],
+    )
+    def test_whatever_changes_the_answer_is_asked_anew(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask(load(), rows[:1])
+        row = dict(rows[0])
+        if "video" in change:
+            write_video(Path(row["video"]), frames=9)
+        row["query"] = change.get("query", row["query"])
+        model, calls = load(**change.get("arguments", {})), []
+        original = model._model.generate
+        monkeypatch.setattr(model._model, "generate", lambda **inputs: (calls.append(1), original(**inputs))[1])
+        ask(model, [row], **change.get("generation", {}))
+        assert calls == [1]
+
+    def test_failures_are_asked_again(self, load: Callable[..., VideoSafetyR1], tmp_path: Path) -> None:
+        late = tmp_path / "late.mp4"
+        assert ask(load(), [{"query": "?", "video": str(late)}])[0].startswith("[VIDEOSAFETY_UNSCORED media_error]")
+        write_video(late)
+        assert not ask(load(), [{"query": "?", "video": str(late)}])[0].startswith("[")
+
+    def test_a_torn_last_line_costs_only_itself(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load()
+        first = ask(model, rows)
+        text = model.journal.file.read_text(encoding="utf-8")
+        model.journal.file.write_text(text[:-20], encoding="utf-8")
+        model, calls = load(), []
+        original = model._model.generate
+        monkeypatch.setattr(model._model, "generate", lambda **inputs: (calls.append(1), original(**inputs))[1])
+        assert ask(model, rows) == first
+        assert calls == [1]
+
+    def test_k_samples_of_one_prompt_are_k_requests(self, load: Callable[..., VideoSafetyR1], rows: Rows) -> None:
+        torch.manual_seed(3)
+        answers = ask(load(batch_size=4), [rows[2]] * 4, do_sample=True, temperature=1.5)
+        assert len(set(answers)) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_frame": 3}, r"max_frame \(did you mean max_frames\?\)"),
+        ({"pretrained": ""}, "needs --model_args pretrained"),
+        ({"pretrained": "org/model", "trust_remote_code": True}, "pin it with revision"),
+        ({"batch_size": "auto"}, "whole number"),
+        ({"batch_size": 0}, "whole number"),
+        ({"video_backend": "opencv"}, "choose one of pyav"),
+        ({"fps": -1}, "fps must be above 0"),
+    ],
+)
+def test_wrong_arguments_say_what_is_right(load: Callable[..., VideoSafetyR1], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(**arguments)
+
+
+def test_stop_strings_cut_the_answer(load: Callable[..., VideoSafetyR1], rows: Rows) -> None:
+    whole = ask(load(), rows[2:3])[0]
+    stop = whole[len(whole) // 2 :][:3]
+    assert ask(load(), rows[2:3], until=[stop])[0] == whole.split(stop)[0]
