@@ -84,7 +84,8 @@ class VideoSafetyR1(lmms):
             raise ValueError(problem)
 
         self.accelerator = Accelerator()
-        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if torch.distributed.is_initialized():  # asked here: on CPU, accelerate does not always know of the process group
+            self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._device = self.accelerator.device if device in (None, "auto", "cuda") else torch.device(str(device))
         dtype = dtype or ("bfloat16" if self._device.type == "cuda" else "float32")
         source = {"revision": None if revision is None else str(revision), "trust_remote_code": trust_remote_code}
