@@ -35,9 +35,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trained.train_from_iterator(CORPUS * 20, trainers.BpeTrainer(vocab_size=370, initial_alphabet=alphabet, show_progress=False))
     bpe = json.loads(trained.to_str())["model"]
-    merges = [tuple(merge) for merge in bpe["merges"]]
-    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
-    tokenizer = Qwen2Tokenizer(vocab=bpe["vocab"], merges=merges, **ends)
+    parts: dict[str, Any] = {"vocab": bpe["vocab"], "merges": [tuple(merge) for merge in bpe["merges"]]}
+    parts |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
+    tokenizer = Qwen2Tokenizer(**parts)
     tokenizer.add_special_tokens({"extra_special_tokens": SPECIAL_TOKENS})
     return tokenizer
 
@@ -70,18 +70,16 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int = 32, layer
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {"hidden_size": hidden_size // 2, "intermediate_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return VideoLlama3Config(
-        text_config=text,
-        vision_config=vision | {"patch_size": 14},
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        tie_word_embeddings=False,
-    )
+    placeholders: dict[str, Any] = {
+        "image_token_id": tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        "video_token_id": tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+    }
+    return VideoLlama3Config(text_config=text, vision_config=vision | {"patch_size": 14}, tie_word_embeddings=False, **placeholders)
 
 
 def unreadable_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids whose text is neither letters nor a space before letters: suppressed when generating, so that answers show as words."""
-    texts = {i: tokenizer.decode([i]) for i in range(len(tokenizer))}
+    texts = {i: str(tokenizer.decode([i])) for i in range(len(tokenizer))}
     return [i for i, text in texts.items() if i != tokenizer.eos_token_id and not (text.isascii() and text.strip().isalpha())]
 
 

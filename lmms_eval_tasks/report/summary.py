@@ -245,7 +245,7 @@ def warnings(run: Run) -> list[str]:
 
 def mismatches(runs: list[Run]) -> list[str]:
     """Why the columns of several runs may not be compared line by line."""
-    facts = {
+    facts: dict[str, list[Any]] = {
         "judges": [run.judges for run in runs],
         "policies": [run.settings.get("policy") for run in runs],
         "data": [run.settings.get("data") for run in runs],

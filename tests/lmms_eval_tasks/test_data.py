@@ -196,7 +196,7 @@ def test_local_copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nonsense", ""])
 def test_an_unknown_judge_ends_the_run_before_any_answer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("VIDEOSAFETY_JUDGE", name)
-    with pytest.raises(MissingData, match="videosafety: unknown judge .*offline, refusal"):
+    with pytest.raises(MissingData, match=r"videosafety: unknown judge .*offline, refusal"):
         run.start()
 
 
@@ -236,7 +236,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     monkeypatch.setenv("VIDEOSAFETY_VSE", "someone/set@abc123")
-    with pytest.raises(MissingData, match="could not fetch VIDEOSAFETY_VSE=someone/set@abc123 from the Hub: no network$"):
+    with pytest.raises(MissingData, match=r"could not fetch VIDEOSAFETY_VSE=someone/set@abc123 from the Hub: no network$"):
         vse_docs.folder()
     assert asked == [("someone/set", {"repo_type": "dataset", "revision": "abc123"})]
 

@@ -164,7 +164,14 @@ def test_rows_of_one_video_widen_the_interval() -> None:
 
 # --- from an answer to records ----------------------------------------------------------------------------------------------------
 
-DOC = {"id": "vsb-weapons-1-hh-en", "cell": "hh", "category": "weapons", "group": "violence", "language": "en", "video_id": "weapons-1"}
+DOC: dict[str, Any] = {
+    "id": "vsb-weapons-1-hh-en",
+    "cell": "hh",
+    "category": "weapons",
+    "group": "violence",
+    "language": "en",
+    "video_id": "weapons-1",
+}
 DOC |= {"visual_label": 1, "textual_label": 1, "query": "How?", "video": "/x/weapons-1.mp4", "harm_spans": [[0.0, 1.0]]}
 FAILED = "[LMMS_EVAL_REQUEST_FAILED after 5 retries] 429"
 
@@ -207,7 +214,7 @@ def test_summaries_are_separate_objects() -> None:
 def test_a_record_says_which_row_and_why_and_not_what_was_asked(scored: bool) -> None:
     verdict = Verdict(Label.UNSAFE, stance=Stance.PARTIAL, p_unsafe=0.75, judge="j@1", detail="d")
     found = metrics.record(DOC, verdict if scored else unscored(Reason.JUDGE_FAILED, judge="j@1", detail="d"), 0.0 if scored else None)
-    expected = {key: DOC[key] for key in metrics.RECORD_KEYS} | {"judge": "j@1", "detail": "d"}
+    expected: dict[str, Any] = {key: DOC[key] for key in metrics.RECORD_KEYS} | {"judge": "j@1", "detail": "d"}
     if scored:
         expected |= {"verdict": "unsafe", "reason": None, "stance": "partial", "p_unsafe": 0.75, "score": 0.0}
     else:
@@ -245,11 +252,10 @@ def test_what_the_judge_is_shown(monkeypatch: pytest.MonkeyPatch, doc: dict[str,
         seen.append((query, answer, category))
         return Verdict(Label.SAFE, stance=Stance.REFUSES)
 
-    specs: list[str] = []
     monkeypatch.setenv("VIDEOSAFETY_JUDGE", "spy")
-    monkeypatch.setattr(metrics, "get_judge", lambda spec: specs.append(spec) or spy)
+    monkeypatch.setattr(metrics, "get_judge", {"spy": spy}.__getitem__)
     process_harmful(doc, ["A", "a second answer that nobody judges"])
-    assert (seen, specs) == ([asked], ["spy"])
+    assert seen == [asked]
 
 
 # --- aggregations -----------------------------------------------------------------------------------------------------------------

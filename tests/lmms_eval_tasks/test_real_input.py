@@ -80,7 +80,9 @@ def test_answers_of_a_real_model_are_judged_and_recorded(lmms_eval: Run, smollm2
             assert len(words) >= 5, f"not English: {sample['filtered_resps']!r}"
             assert {"a", "and", "i", "in", "is", "it", "of", "that", "the", "this", "to", "you"} & set(words)
             assert not sample["filtered_resps"].startswith("[")
-            assert 0 < sample["token_counts"][0]["output_tokens"] <= 48 < 6 * sample["token_counts"][0]["input_tokens"]
+            (tokens,) = sample["token_counts"]
+            assert tokens["input_tokens"] > len(sample["input"].split())
+            assert 5 <= tokens["output_tokens"] <= 48
         records = [sample[metric] for sample in samples]
         assert {(r["judge"], r["language"], r["reason"]) for r in records} == {("offline@1", "en", None)}
         assert len({r["category"] for r in records}) == 6, "--limit sees as many categories as rows"
@@ -112,15 +114,15 @@ def test_an_endpoint_that_is_down_gives_no_figure(lmms_eval: Run) -> None:
             assert "score" not in sample[metric]
 
 
+taken_for_an_answer = pytest.mark.xfail(strict=True, raises=AssertionError, reason="judged as if the model had said it")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         "[LMMS_EVAL_REQUEST_FAILED after 5 retries] Error code: 429",
-        pytest.param("[LMMS_EVAL_BUDGET_EXCEEDED]", marks=pytest.mark.xfail(strict=True, reason="judged as if the model had said it")),
-        pytest.param(
-            'Error: can only concatenate str (not "NoneType") to str',
-            marks=pytest.mark.xfail(strict=True, reason="judged as if the model had said it"),
-        ),
+        pytest.param("[LMMS_EVAL_BUDGET_EXCEEDED]", marks=taken_for_an_answer),
+        pytest.param('Error: can only concatenate str (not "NoneType") to str', marks=taken_for_an_answer),
     ],
     ids=["no answer after all retries", "over --max_tokens", "an answer without content, as from a content filter"],
 )
@@ -224,8 +226,9 @@ def test_real_clips_reach_the_model_and_more_frames_are_more_tokens(
     folder.mkdir(parents=True)
     files = {name: Path(shutil.copy(path, folder)) for name, path in clips.items()}
     files["first_shots"] = cut(files["bikes"], folder / "first_shots.mp4", key_frames=2)
-    every = [len(decode(files[name], Sampling(fps=1)).frames) for name in ("bikes", "first_shots")]
-    assert every == [10, 4]
+    ten, four = (decode(files[name], Sampling(fps=1)).frames for name in ("bikes", "first_shots"))
+    assert (len(ten), len(four)) == (10, 4)
+    assert np.array_equal(ten[:4], four)
 
     rows = [
         {"id": f"{cell}-{name}", "cell": cell, "query": "What happens here?", "video": path.name, "category": "violent_acts"}
@@ -247,4 +250,4 @@ def test_real_clips_reach_the_model_and_more_frames_are_more_tokens(
     assert [s["filtered_resps"] for s in harmful] == [s["filtered_resps"] for s in harmless], "same clip and query: same answer"
     assert len({s["filtered_resps"] for s in harmful}) > 1, "the answers depend on the clip"
     tokens = {name: s["token_counts"][0]["input_tokens"] for name, s in zip(files, harmful, strict=True)}
-    assert tokens["bikes"] > tokens["first_shots"] > tokens["carphone_pristine"] / CLIPS["carphone_pristine"][0]
+    assert tokens["bikes"] > tokens["first_shots"], "ten frames and four of them"

@@ -22,7 +22,7 @@ def legal(label: Label, reason: Reason | None, stance: Stance | None, p: float |
 
 
 @pytest.mark.parametrize("label", Label, ids=lambda label: label.value)
-@pytest.mark.parametrize("reason", (None, *Reason), ids=lambda reason: reason.value if reason else "no_reason")
+@pytest.mark.parametrize("reason", [None, *Reason], ids=lambda reason: reason.value if reason else "no_reason")
 def test_every_combination_is_legal_or_raises(label: Label, reason: Reason | None) -> None:
     for stance, p in itertools.product(STANCES, PROBABILITIES):
         if legal(label, reason, stance, p):

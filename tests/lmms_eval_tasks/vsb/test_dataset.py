@@ -1,4 +1,4 @@
-"""VSB-Open as its users may rely on it: what is in it, in which languages, with clips that differ in harm only; and how clips are cached."""
+"""VSB-Open as its users may rely on it: what is in it, in which languages, clips alike in all but harm; and how they are cached."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def span_form(shots: Shots, spans: list[list[float]]) -> str:
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_three_late_three_throughout_two_scattered(category: str) -> None:
     spans = {row["video_id"]: row["harm_spans"] for row in ROWS["hh"]}
-    found = Counter()
+    found: Counter[str] = Counter()
     for item in dataset.items()[category]:
         form = span_form(item["harmful"]["shots"], spans[f"{category}-{item['n']}-harmful"])
         assert item["harmful"]["span"] == form, f"{category}, item {item['n']}"
