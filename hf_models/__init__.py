@@ -1,0 +1,1 @@
+"""Models and their templates; these files are published beside the weights."""

@@ -1,0 +1,1 @@
+"""What lmms-eval sees: the plugin, the tasks, the model wrapper, the judges and the report."""

@@ -1,0 +1,1 @@
+"""FigStep: harmful instructions as typographic images."""

@@ -1,0 +1,1 @@
+"""VSB-Open: the safety set that ships, its renderer and its tasks."""

@@ -1,0 +1,1 @@
+"""VideoSafetyEval: the authors' set, for those who have it."""
