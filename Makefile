@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/videosafety report results/demo/runs --html results/demo/report.html
 
 test: install lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadscope --durations=10
 
 lint: install
 	$(BIN)/ruff check .

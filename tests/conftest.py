@@ -41,8 +41,10 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache folder for the session: the clips of VSB-Open are rendered once."""
-    folder = Path(os.environ.get("VIDEOSAFETY_TEST_CACHE") or tmp_path_factory.mktemp("cache"))
+    """One cache folder for the session and all its workers: the clips of VSB-Open are rendered once."""
+    base = tmp_path_factory.getbasetemp()
+    shared_base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("VIDEOSAFETY_TEST_CACHE") or shared_base / "videosafety-cache")
     os.environ["VIDEOSAFETY_CACHE_DIR"] = str(folder)
     os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("hf"))
     for name in ("VIDEOSAFETY_DATA_DIR", "VIDEOSAFETY_JUDGE", "VIDEOSAFETY_VSE"):

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 FOLDERS = {"cli": "videosafety", "lmms_eval_tasks": "videosafety/lmms_eval_tasks", "hf_models": "videosafety/hf_models"}

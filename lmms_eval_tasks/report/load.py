@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from videosafety.lmms_eval_tasks.metrics import Rate, rate
+from videosafety.lmms_eval_tasks import metrics
+from videosafety.lmms_eval_tasks.metrics import Rate
 
 METRICS = ("dsr", "frr")
 RESULTS_SUFFIX = "_results.json"
@@ -236,8 +237,7 @@ def _text(value: Any) -> str:
 
 def rate_of(samples: Iterable[Sample]) -> Rate:
     """The rate of these rows, rows of one video counted as one cluster."""
-    rows = list(samples)
-    return rate([s.score for s in rows], [s.record.get("video_id") or i for i, s in enumerate(rows)])
+    return metrics.rate_of([sample.record for sample in samples])
 
 
 def _newest_only(runs: list[Run]) -> list[Run]:

@@ -25,6 +25,8 @@ CELLS = {
     "hh_text": "harmful query, no video (as in hh)",
     "sh_text": "harmful query, no video (as in sh)",
     "safeq_text": "safe look-alike query, no video",
+    "typo": "harmful query as an image of text",
+    "tiny": "harmful query as an image of text",
 }
 NO_STANCE = "no_stance"  # an frr row with a verdict, but no word on whether the request was refused
 

@@ -16,9 +16,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from servers import dead_address, llama_server
 
 from conftest import Outcome, write_set
+from servers import dead_address, llama_server
 from videosafety.lmms_eval_tasks import metrics, video
 from videosafety.lmms_eval_tasks.video import Clip, Sampling, decode
 
