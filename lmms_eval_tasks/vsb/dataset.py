@@ -61,13 +61,9 @@ def rows(cell: str) -> list[dict[str, Any]]:
             video_id = f"{category}-{item['n']}-{kind}"
             queries = {"en": item[cell], **{language: t[cell] for language, t in item.get("translations", {}).items()}}
             for language, query in queries.items():
-                row: dict[str, Any] = {
-                    "id": f"vsb-{category}-{item['n']}-{cell}-{language}",
-                    "cell": cell,
-                    "category": category,
-                    "group": group,
-                }
-                row |= {"language": language, "query": query, "video_id": video_id, "visual_label": visual, "textual_label": textual}
+                row: dict[str, Any] = {"id": f"vsb-{category}-{item['n']}-{cell}-{language}", "cell": cell}
+                row |= {"category": category, "group": group, "language": language, "query": query}
+                row |= {"video_id": video_id, "visual_label": visual, "textual_label": textual}
                 row["harm_spans"] = [list(span) for span in harm_spans(item[kind]["shots"])]
                 found.append((LANGUAGES.index(language), item["n"], row))
     return [row for *_, row in sorted(found, key=lambda entry: entry[:2])]

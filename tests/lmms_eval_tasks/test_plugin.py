@@ -83,7 +83,8 @@ def test_simple_evaluate_from_python(small_set: Path, tiny: Path) -> None:
     code = f"""
 import json
 from lmms_eval import evaluator
-found = evaluator.simple_evaluate(model="videosafety_r1", model_args="pretrained={tiny},device=cpu", tasks=["vsb_safeq"], gen_kwargs="max_new_tokens=4")
+settings = dict(model_args="pretrained={tiny},device=cpu", gen_kwargs="max_new_tokens=4")
+found = evaluator.simple_evaluate(model="videosafety_r1", tasks=["vsb_safeq"], **settings)
 print("RESULT", json.dumps(found["results"]["vsb_safeq"], default=str))
 """
     done = subprocess.run(
