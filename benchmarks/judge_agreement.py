@@ -2,8 +2,8 @@
 
     python benchmarks/judge_agreement.py DATA
 
-DATA holds `xstest/*.csv` (columns prompt, completion, final_label; refused is 2_full_refusal or 3_partial_refusal; Röttger et al., NAACL 2024)
-and `do_not_answer/*.csv` (question, response, harmful 0/1; Wang et al., arXiv 2308.13387).
+DATA holds `xstest/*.csv` (columns prompt, completion, final_label; refused is 2_full_refusal or 3_partial_refusal; Röttger et al.,
+NAACL 2024) and `do_not_answer/*.csv` (question, response, harmful 0/1; Wang et al., arXiv 2308.13387).
 """
 
 from __future__ import annotations
