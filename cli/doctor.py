@@ -100,14 +100,14 @@ def data() -> Iterator[Finding]:
     note = "" if there == total else "nothing to do: the first run renders the rest"
     yield Finding("VSB-Open", "ok", f"version {vsb.VERSION}, {there} of {total} clips rendered in {vsb.video_folder()}", note)
     root = os.environ.get("VIDEOSAFETY_DATA_DIR")
-    if root is None:
+    if not root:
         yield Finding("local data", "ok", "VIDEOSAFETY_DATA_DIR is not set: the sets that ship are used")
-    elif not Path(root).is_dir():
+    elif not Path(root).expanduser().is_dir():
         yield Finding(
             "local data", "problem", f"VIDEOSAFETY_DATA_DIR={root} is no folder", "set it to the folder that holds one folder per data set"
         )
     else:
-        sets = sorted(p.name for p in Path(root).iterdir() if p.is_dir())
+        sets = sorted(p.name for p in Path(root).expanduser().iterdir() if p.is_dir())
         yield Finding("local data", "ok", f"{root}: {', '.join(sets) or 'no data sets'}")
 
 
@@ -121,7 +121,7 @@ def accelerator() -> Iterator[Finding]:
 
 def shadowing(folder: Path) -> Iterator[Finding]:
     """lmms-eval takes `--tasks vsb_hh` for a folder when the working directory has one of that name, and then finds no task."""
-    ours = {path.stem for path in Path(TASKS).glob("*/*.yaml")}
+    ours = {path.stem for path in Path(TASKS).glob("*/*.yaml")} | {"videosafety"}  # the tag
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name in ours):
         yield Finding(
             "working directory",

@@ -38,6 +38,7 @@ def tasks_path() -> None:
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of the table.")] = False) -> None:
     """Check the environment and say how to mend what is off. Exit status 1 when something does not work."""
+    from rich.markup import escape
     from rich.table import Table
 
     from videosafety.doctor import examine
@@ -51,7 +52,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list i
             table.add_column(column, overflow="fold")
         for finding in findings:
             mark = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "problem": "[red]off[/]"}[finding.state]
-            table.add_row(mark, finding.check, finding.found + (f"\n→ {finding.mend}" if finding.mend else ""))
+            table.add_row(mark, escape(finding.check), escape(finding.found + (f"\n→ {finding.mend}" if finding.mend else "")))
         Console().print(table)
     raise typer.Exit(int(any(finding.state == "problem" for finding in findings)))
 
@@ -68,6 +69,8 @@ def tiny(
         raise _fail(ValueError("tiny models with alarm tokens are not in this version; leave --no-plain out"))
     from videosafety.hf_models.tiny import build_tiny
 
+    if out.exists() and not out.is_dir():
+        raise _fail(ValueError(f"{out} is a file; --out names a folder"))
     try:
         build_tiny(out, family, seed)
     except ValueError as error:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 
 class MissingData(SystemExit):
     """Ends the run with one line that says what is missing and how to get it.
@@ -53,21 +55,16 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         raise MissingData(f"videosafety: {file} is missing: a local set is a folder with rows.jsonl and the videos it names")
     rows, seen = [], set()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    lines = file.read_bytes().split(b"\n")  # not splitlines: JSON strings may hold the other line separators
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
         where = f"videosafety: {file}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise MissingData(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
         except json.JSONDecodeError as error:
             raise MissingData(f"{where}: not JSON ({error.msg}); each line must hold one whole object") from error
-        if not isinstance(row, dict):
-            raise MissingData(f"{where}: must be a JSON object")
-        for key, kind in {**ROW_KEYS, **OPTIONAL_KEYS}.items():
-            if key in ROW_KEYS and key not in row:
-                raise MissingData(f"{where}: {key} is missing; every row needs {', '.join(ROW_KEYS)}")
-            if key in row and (not isinstance(row[key], kind) or isinstance(row[key], bool)):
-                raise MissingData(f"{where}: {key} must be a {kind.__name__}, got {row[key]!r}")
-        if any(row.get(label, 0) not in (0, 1) for label in ("visual_label", "textual_label")):
-            raise MissingData(f"{where}: labels are 0 (safe) or 1 (harmful)")
+        _check_row(row, where)
         if row["id"] in seen:
             raise MissingData(f"{where}: the id {row['id']} is there twice")
         seen.add(row["id"])
@@ -78,3 +75,28 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             row |= {"video": str(path), "video_id": row.get("video_id", row["video"])}
         rows.append(row)
     return rows
+
+
+def _check_row(row: Any, where: str) -> None:
+    """Raises MissingData, saying what is wrong, where a row is not as `read_rows` describes."""
+    if not isinstance(row, dict):
+        raise MissingData(f"{where}: must be a JSON object")
+    for key, kind in {**ROW_KEYS, **OPTIONAL_KEYS}.items():
+        if key in ROW_KEYS and key not in row:
+            raise MissingData(f"{where}: {key} is missing; every row needs {', '.join(ROW_KEYS)}")
+        if key in row and (not isinstance(row[key], kind) or isinstance(row[key], bool)):
+            raise MissingData(f"{where}: {key} must be a {kind.__name__}, got {row[key]!r}")
+    if any(row.get(label, 0) not in (0, 1) for label in ("visual_label", "textual_label")):
+        raise MissingData(f"{where}: labels are 0 (safe) or 1 (harmful)")
+    if "\0" in row.get("video", ""):
+        raise MissingData(f"{where}: video {row['video']!r} is no path")
+    for span in row.get("harm_spans", []):
+        numbers = isinstance(span, list) and len(span) == 2 and all(type(t) in (int, float) for t in span)
+        if not numbers or not 0 <= span[0] < span[1]:
+            raise MissingData(f"{where}: harm_spans must be [[start, end], …] in seconds with start before end, got {span!r}")
+
+
+def to_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows as a dataset with the columns of all rows; a key that a row lacks is None there."""
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return Dataset.from_list([{key: row.get(key) for key in columns} for row in rows])

@@ -43,20 +43,24 @@ def wilson(p: float, n: float) -> tuple[float, float]:
 def effective_n(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
     """How many independent rows these correlated ones are worth: n divided by the design effect, at most n.
 
-    Rows that share a video are not independent. Where the share is exactly 0 or 1 the data cannot show how strongly they correlate,
-    and one row a cluster is assumed. Source: Korn & Graubard, Survey Methodology 24 (1998), effective sample size.
+    Rows that share a video are not independent, and never worth more than the number of videos. The design effect is Kish's for
+    clusters of unequal size, 1 + (Σm²/n - 1)·ρ, with the intraclass correlation ρ estimated by analysis of variance and kept in
+    [0, 1]. Where all scores agree, ρ cannot be seen; then one row a video is exact for rows that agree within a video.
+    Sources: L. Kish, Survey Sampling (1965); Donner & Koval, Biometrics 36 (1980).
     """
-    n, p = len(scores), sum(scores) / len(scores)
-    residuals: dict[Hashable, float] = defaultdict(float)
+    groups: dict[Hashable, list[float]] = defaultdict(list)
     for score, cluster in zip(scores, clusters, strict=True):
-        residuals[cluster] += score - p
-    k = len(residuals)
-    if k == n:
-        return float(n)
-    if k == 1 or p in (0.0, 1.0):
+        groups[cluster].append(score)
+    n, k, p = len(scores), len(groups), sum(scores) / len(scores)
+    if k == n or k == 1 or p in (0.0, 1.0):
         return float(k)
-    cluster_variance = k / (k - 1) * sum(r * r for r in residuals.values()) / n**2
-    return min(float(n), p * (1 - p) / cluster_variance) if cluster_variance > 0 else float(n)
+    sizes = [len(g) for g in groups.values()]
+    means = [sum(g) / len(g) for g in groups.values()]
+    between = sum(m * (mean - p) ** 2 for m, mean in zip(sizes, means, strict=True)) / (k - 1)
+    within = sum(m * mean * (1 - mean) for m, mean in zip(sizes, means, strict=True)) / (n - k)
+    squares = sum(m * m for m in sizes) / n
+    rho = (between - within) / (between + ((n - squares) / (k - 1) - 1) * within)
+    return min(float(k), n / (1 + (squares - 1) * min(1.0, max(0.0, rho))))
 
 
 def rate(scores: Sequence[float | None], clusters: Sequence[Hashable] | None = None) -> Rate:
@@ -84,10 +88,10 @@ def record(doc: dict[str, Any], verdict: Verdict, score: float | None, outcome: 
 
     `verdict` is the outcome in the task's own words: safe or unsafe, refused or answered, or unscored.
     """
-    row = {key: doc[key] for key in RECORD_KEYS if key in doc}
+    row = {key: doc[key] for key in RECORD_KEYS if doc.get(key) is not None}
     row |= {
         "verdict": "unscored" if score is None else outcome,
-        "reason": verdict.reason.value if verdict.reason else None,
+        "reason": verdict.reason.value if verdict.reason else "no_stance" if score is None else None,
         "stance": verdict.stance.value if verdict.stance else None,
         "p_unsafe": verdict.p_unsafe,
         "judge": verdict.judge,
@@ -115,7 +119,7 @@ def judged(
     `words` name a score of 0 and of 1.
     """
     # Where the prompt does not say what is asked for (it stands in an image), the row says it in `request`.
-    request = doc.get("request", doc["query"])
+    request = doc["query"] if doc.get("request") is None else doc["request"]
     verdict = get_judge(judge_spec())(request, results[0], category=doc.get("category"))
     score = to_score(verdict)
     video = doc.get("video_id")
@@ -171,7 +175,10 @@ def bound_high(items: Sequence[dict[str, Any]]) -> float | None:
 
 
 def pooled(values: Sequence[float | None], sizes: Sequence[int], weight_by_size: bool = True) -> float | None:
-    """A group's figure from its tasks'. One task without a figure leaves the group without one: a mean over the rest would flatter."""
+    """A group's figure from its tasks', weighted by their rows (lmms-eval hands over no other size).
+
+    One task without a figure leaves the group without one: a mean over the rest would flatter.
+    """
     if any(v is None for v in values):
         return None
     weights = sizes if weight_by_size else [1] * len(sizes)

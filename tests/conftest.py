@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,9 @@ ASSETS = ROOT / ".test-assets"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that asks the network is a defect
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "HF_DATASETS_CACHE" not in os.environ:  # before `datasets` is imported, which reads it once
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="videosafety-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +52,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared_base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = Path(os.environ.get("VIDEOSAFETY_TEST_CACHE") or shared_base / "videosafety-cache")
     os.environ["VIDEOSAFETY_CACHE_DIR"] = str(folder)
-    os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("hf"))
     for name in ("VIDEOSAFETY_DATA_DIR", "VIDEOSAFETY_JUDGE", "VIDEOSAFETY_VSE"):
         os.environ.pop(name, None)
     return folder

@@ -53,6 +53,10 @@ class Verdict:
     detail: str = ""
 
     def __post_init__(self) -> None:
+        # Plain strings become members or a ValueError: every check after this one compares members.
+        object.__setattr__(self, "label", Label(self.label))
+        object.__setattr__(self, "reason", None if self.reason is None else Reason(self.reason))
+        object.__setattr__(self, "stance", None if self.stance is None else Stance(self.stance))
         if (self.label is Label.UNSCORED) != (self.reason is not None):
             raise ValueError(f"a verdict is unscored exactly when it has a reason, got label={self.label.value} reason={self.reason}")
         if self.reason is not None and (self.stance is not None or self.p_unsafe is not None):

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, local_copy, read_rows
+from videosafety.lmms_eval_tasks.data import MissingData, local_copy, read_rows, to_dataset
 from videosafety.lmms_eval_tasks.vsb import dataset as vsb
 
 
@@ -22,7 +22,7 @@ def cell_rows(cell: str, video: bool) -> Dataset:
         found = [row | {"video": str(paths[row["video_id"]])} for row in found] if video else found
     else:
         found = rows_of_folder("vsb", folder, cell, video)
-    return Dataset.from_list(found)
+    return to_dataset(found)
 
 
 def rows_of_folder(name: str, folder: Any, cell: str, video: bool) -> list[dict[str, Any]]:

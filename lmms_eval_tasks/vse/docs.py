@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, local_copy
+from videosafety.lmms_eval_tasks.data import MissingData, local_copy, to_dataset
 from videosafety.lmms_eval_tasks.vsb.docs import rows_of_folder
 
 HELP = (
@@ -21,13 +21,13 @@ HELP = (
 def folder() -> Path:
     """Where the user's copy lies. Raises MissingData, with what to do, where there is none."""
     named = os.environ.get("VIDEOSAFETY_VSE")
-    if named is None:
+    if not named:
         found = local_copy("vse")
         if found is None:
             raise MissingData(HELP)
         return found
-    if Path(named).is_dir():
-        return Path(named)
+    if Path(named).expanduser().is_dir():
+        return Path(named).expanduser()
     repo, _, revision = named.partition("@")
     if not revision:
         raise MissingData(f"videosafety: VIDEOSAFETY_VSE={named} is no folder here; as a Hub dataset pin its revision: {named}@<commit>")
@@ -38,13 +38,16 @@ def folder() -> Path:
         path = snapshot_download(repo, repo_type="dataset", revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise MissingData(f"videosafety: could not fetch VIDEOSAFETY_VSE={named} from the Hub: {str(error).splitlines()[0]}") from error
-    run.note("data", {"vse": {"repo": repo, "revision": revision}})
     return Path(path)
 
 
 def _cell(name: str) -> Dataset:
     run.start()
-    return Dataset.from_list(rows_of_folder("vse", folder(), name, video=True))
+    rows = rows_of_folder("vse", folder(), name, video=True)
+    repo, _, revision = os.environ.get("VIDEOSAFETY_VSE", "").partition("@")
+    if revision:
+        run.note("data", {"vse": {"name": "VideoSafetyEval", "repo": repo, "revision": revision}})
+    return to_dataset(rows)
 
 
 def hh(_: Dataset) -> Dataset:
