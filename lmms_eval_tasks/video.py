@@ -364,9 +364,13 @@ def _read(file: Path) -> Clip | None:
 def _write(file: Path, clip: Clip) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.stem}.{os.getpid()}.{threading.get_ident()}.part")
-    with open(part, "wb") as out:
-        facts = np.array([clip.total, clip.fps, clip.duration])
-        np.savez_compressed(out, frames=clip.frames, indices=np.array(clip.indices), seconds=np.array(clip.seconds), facts=facts)
+    facts = np.array([clip.total, clip.fps, clip.duration])
+    arrays = {"frames": clip.frames, "indices": np.array(clip.indices), "seconds": np.array(clip.seconds), "facts": facts}
+    # What np.savez_compressed does, at the fastest level: twice as fast, a quarter larger.
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
+                np.lib.format.write_array(out, array, allow_pickle=False)
     os.replace(part, file)
 
 
