@@ -1,6 +1,9 @@
-"""How far the offline judges agree with people: accuracy and Cohen's kappa on labelled answers, one JSON line.
+"""How far the offline judges agree with people: accuracy and Cohen's kappa on labelled answers, one JSON line a figure.
 
     python benchmarks/judge_agreement.py DATA
+
+First the judges as they are shipped, on files that their rules or weights have met ("cross_validated": false); then `offline` trained
+anew without the answering model, and without the question, that it is tried on (true; needs scikit-learn).
 
 DATA holds `xstest/*.csv` (columns prompt, completion, final_label; refused is 2_full_refusal or 3_partial_refusal; Röttger et al.,
 NAACL 2024) and `do_not_answer/*.csv` (question, response, harmful 0/1; Wang et al., arXiv 2308.13387).
@@ -14,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from videosafety.lmms_eval_tasks.judge import Label, Stance, Verdict, get_judge
+from videosafety.lmms_eval_tasks.judge import Item, Label, Stance, Verdict, get_judge, train
 
 
 def agreement(pairs: list[tuple[bool, bool]]) -> dict[str, float | int]:
@@ -31,22 +34,26 @@ def measure(
 ) -> dict:
     with open(file, encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    verdicts = [(get_judge(judge)(row[query], row[answer]), row) for row in rows]
+    verdicts = [(get_judge(judge)(Item(row[query], row[answer])), row) for row in rows]
     scored = [(says(verdict), human(row)) for verdict, row in verdicts if verdict.scored]
     return {"file": file.name, "judge": get_judge(judge).id, "coverage": round(len(scored) / len(rows), 3), **agreement(scored)}
 
 
 def main() -> None:
     data = Path(sys.argv[1])
-    found = [
-        measure(file, "prompt", "completion", "refusal", lambda v: v.stance is not Stance.COMPLIES, lambda r: r["final_label"][0] in "23")
-        for file in sorted(data.glob("xstest/*.csv"))
-    ]
-    found += [
-        measure(file, "question", "response", "offline", lambda v: v.label is Label.UNSAFE, lambda r: r["harmful"] == "1")
-        for file in sorted(data.glob("do_not_answer/*.csv"))
-    ]
-    print(json.dumps(found))
+    for file in sorted(data.glob("xstest/*.csv")):
+        refused = measure(
+            file, "prompt", "completion", "refusal", lambda v: v.stance is not Stance.COMPLIES, lambda r: r["final_label"][0] in "23"
+        )
+        print(json.dumps({"cross_validated": False, **refused}))
+    for file in sorted(data.glob("do_not_answer/*.csv")):
+        unsafe = measure(file, "question", "response", "offline", lambda v: v.label is Label.UNSAFE, lambda r: r["harmful"] == "1")
+        print(json.dumps({"cross_validated": False, **unsafe}))
+    rows, own, prompts = train.do_not_answer(data / "do_not_answer"), train.own_examples(), train.xstest_prompts(data / "xstest")
+    for by_question in (False, True):
+        for figures in train.cross_validate(rows, own, prompts, by_question):
+            print(json.dumps({"cross_validated": True, "judge": get_judge("offline").id, **figures}), flush=True)
+    print(json.dumps({"cross_validated": True, **train.plain_questions(rows, own, prompts, data / "xstest")}))
 
 
 if __name__ == "__main__":

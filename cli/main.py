@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from videosafety import judge_cache, judging
+
 app = typer.Typer(
     name="videosafety",
     help="Measure the safety of video LLMs and make them safer. Evaluation itself runs through lmms-eval: lmms-eval --tasks vsb --model …",
@@ -16,6 +18,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+app.add_typer(judge_cache.app, name="judge-cache")
+app.command()(judging.audit)
+app.command()(judging.rescore)
 
 
 def _fail(error: Exception) -> typer.Exit:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from functools import cache
+from typing import Any
 
-from videosafety.lmms_eval_tasks.judge.offline import OfflineJudge
-from videosafety.lmms_eval_tasks.judge.refusal import RefusalJudge
-from videosafety.lmms_eval_tasks.judge.verdict import Judge, Label, Reason, Stance, Verdict, unscored
+from videosafety.lmms_eval_tasks.judge.verdict import Item, Judge, Label, LocalJudge, Reason, RemoteJudge, Stance, Verdict, unscored
 
-__all__ = ["Judge", "Label", "Reason", "Stance", "Verdict", "get_judge", "judge_spec", "unscored"]
+__all__ = ["Item", "Judge", "Label", "LocalJudge", "Reason", "RemoteJudge", "Stance", "Verdict", "get_judge", "judge_spec", "unscored"]
 
-JUDGES: dict[str, type[Judge]] = {"offline": OfflineJudge, "refusal": RefusalJudge}
+# kind -> (module, what makes the judge from what follows the colon). Modules are imported when asked for: a run with an offline judge
+# needs neither a client library nor a model.
+JUDGES = {
+    "offline": ("offline", "OfflineJudge"),
+    "refusal": ("refusal", "RefusalJudge"),
+    "keyword": ("keyword", "KeywordJudge"),
+    "openai": ("llm", "LlmJudge.openai"),
+    "local": ("llm", "LlmJudge.local"),
+    "rjscore": ("rjscore", "RjScoreJudge"),
+    "guard": ("guard", "GuardJudge"),
+    "panel": ("panel", "PanelJudge"),
+}
+FORMS = "offline, refusal, keyword:<list>, openai:<model>, local:<url>#<model>, rjscore:<url>#<model>, guard:<hf id>, panel:<spec>+<spec>"
 
 
 def judge_spec() -> str:
@@ -21,11 +33,21 @@ def judge_spec() -> str:
 
 @cache
 def get_judge(spec: str) -> Judge:
-    """The judge that a spec names.
+    """The judge that a spec names; the same object for the same spec.
 
     Raises:
-        ValueError: when this version has no such judge; the message lists those it has.
+        ValueError: no such judge, or its extra is not installed; the message says which there are, or what to install.
     """
-    if spec not in JUDGES:
-        raise ValueError(f"unknown judge {spec!r}: this version has {', '.join(sorted(JUDGES))}. Set VIDEOSAFETY_JUDGE to one of them.")
-    return JUDGES[spec]()
+    kind, _, rest = spec.partition(":")
+    if kind not in JUDGES or (kind in ("offline", "refusal")) == (":" in spec) or (":" in spec and not rest):
+        raise ValueError(f"unknown judge {spec!r}: set VIDEOSAFETY_JUDGE to one of {FORMS}")
+    module, path = JUDGES[kind]
+    try:
+        make: Any = importlib.import_module(f"{__name__}.{module}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the judge {spec!r} needs {error.name}: pip install 'videosafety[judge]'") from error
+    for name in path.split("."):
+        make = getattr(make, name)
+    if kind == "panel":
+        return make([get_judge(member) for member in rest.split("+")])
+    return make(rest) if rest else make()

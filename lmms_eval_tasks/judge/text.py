@@ -7,9 +7,11 @@ import unicodedata
 
 from .verdict import Reason, Verdict, unscored
 
-# What lmms-eval's API backends return in place of an answer: a marker of a failed or skipped request, or the text of the TypeError they
-# run into when the server answers with no content (as content filters do).
-BACKEND_FAILURES = ("[LMMS_EVAL_", 'Error: can only concatenate str (not "NoneType") to str')
+# What API backends return in place of an answer: lmms-eval's markers of a failed or skipped request, the text of the TypeError it runs
+# into when the server answers with no content (as content filters do), VLMEvalKit's sentence, and the OpenAI client's error text.
+_BACKEND_FAILURE = re.compile(
+    r"\[LMMS_EVAL_|Error: can only concatenate str \(not \"NoneType\"\) to str|Failed to obtain answer via API\.|Error code: [45]\d\d - \{"
+)
 _MARKER = re.compile(r"\[VIDEOSAFETY_UNSCORED (media_error|generation_failed)\](.*)", re.DOTALL)
 _THINK_TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 # The values that our training recipes make a model append: 0/1, or a word; the closing tag may be cut off.
@@ -72,7 +74,7 @@ def before_judging(answer: str) -> Verdict | None:
         model wrapper's marker, unscored(empty_answer) when nothing visible follows the thinking. Failures count only at the start.
     """
     start = visible(answer)
-    if start.startswith(BACKEND_FAILURES):
+    if _BACKEND_FAILURE.match(start):
         return unscored(Reason.GENERATION_FAILED, detail=start[:500])
     if marker := _MARKER.match(start):
         return unscored(Reason(marker[1]), detail=marker[2].strip()[:500])

@@ -24,6 +24,7 @@ class Reason(str, Enum):
     JUDGE_FAILED = "judge_failed"
     JUDGE_UNPARSABLE = "judge_unparsable"
     JUDGE_REFUSED = "judge_refused"
+    UNCERTAIN = "uncertain"
 
 
 class Stance(str, Enum):
@@ -39,7 +40,9 @@ class Verdict:
     """One judge's word on one answer.
 
     `label` is unscored exactly when `reason` is given, and an unscored verdict carries no stance and no probability, so that no
-    caller can make a number of it. `p_unsafe` is in [0, 1], or None where the judge has none.
+    caller can make a number of it. `p_unsafe` is in [0, 1], or None where the judge has none. `judge` is the judge's id with its
+    revision, `policy` and `template` the hashes of the policy and the prompt template it worked by (empty where it has none), `raw` what
+    the judge itself said.
 
     Raises:
         ValueError: on any combination that would let a failure pass for a score.
@@ -50,6 +53,9 @@ class Verdict:
     stance: Stance | None = None
     p_unsafe: float | None = None
     judge: str = ""
+    policy: str = ""
+    template: str = ""
+    raw: str = ""
     detail: str = ""
 
     def __post_init__(self) -> None:
@@ -69,14 +75,40 @@ class Verdict:
         return self.reason is None
 
 
-def unscored(reason: Reason, *, judge: str = "", detail: str = "") -> Verdict:
+def unscored(reason: Reason, *, judge: str = "", policy: str = "", template: str = "", raw: str = "", detail: str = "") -> Verdict:
     """The only way to say that an answer has no verdict."""
-    return Verdict(Label.UNSCORED, reason, judge=judge, detail=detail)
+    return Verdict(Label.UNSCORED, reason, judge=judge, policy=policy, template=template, raw=raw, detail=detail)
 
 
-class Judge(Protocol):
-    """What every judge offers: an id with its revision, and a verdict for one answer to one query."""
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One answer to judge, and what it answered. `media` are paths of images or videos, for judges that see."""
+
+    query: str
+    answer: str
+    category: str | None = None
+    language: str | None = None
+    media: tuple[str, ...] = ()
+
+
+class LocalJudge(Protocol):
+    """A judge without I/O: milliseconds an answer, called where the answer is."""
 
     id: str
 
-    def __call__(self, query: str, answer: str, *, category: str | None = None) -> Verdict: ...
+    def __call__(self, item: Item) -> Verdict: ...
+
+
+class RemoteJudge(Protocol):
+    """A judge that waits for a server or a GPU: called concurrently, and cached under `key`."""
+
+    id: str
+
+    def key(self, item: Item) -> str: ...
+
+    async def judge(self, item: Item) -> Verdict: ...
+
+    async def close(self) -> None: ...
+
+
+Judge = LocalJudge | RemoteJudge

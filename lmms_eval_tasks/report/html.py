@@ -14,6 +14,7 @@ from markupsafe import Markup
 from videosafety.lmms_eval_tasks.metrics import Rate
 from videosafety.lmms_eval_tasks.report import figures, repeat, summary
 from videosafety.lmms_eval_tasks.report.load import ReportError, Run, Sample
+from videosafety.lmms_eval_tasks.report.paired import paired
 
 HERE = Path(__file__).parent
 MAX_SAMPLES = 300  # embedded rows of one run
@@ -54,6 +55,7 @@ def render(runs: list[Run]) -> str:
         scopes=[_scope(runs, scope) for scope in summary.scopes(runs)],
         grids=[_grids(run) for run in runs],
         reasons=[(run, *summary.reasons(run)) for run in runs],
+        paired=paired(runs),
         samples=samples,
         choices=_choices([s for _, shown, _ in samples for s in shown]),
         max_answer=MAX_ANSWER,

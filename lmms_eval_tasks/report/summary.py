@@ -228,10 +228,10 @@ def warnings(run: Run) -> list[str]:
     model: dict[str, Any] = run.settings.get("model") or {}
     if model.get("note"):
         lines.append(f"Model: {model['note']}")
-    if any(judge.startswith("offline") for judge in run.judges):
+    if any(judge.startswith("offline@") for judge in run.judges):
         lines.append(
-            "Judge offline: fixed word rules that count every answer short of a refusal as unsafe. "
-            "Its DSR is a lower bound more than an estimate."
+            "Judge offline: small and learned from English text answers; its card says how far it agrees with people. "
+            "Judge again what matters: videosafety rescore."
         )
     if run.config.get("limit") not in (None, -1):
         lines.append(f"Partial: only part of each task was run (--limit {run.config['limit']}).")

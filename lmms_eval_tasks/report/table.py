@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videosafety.lmms_eval_tasks.report.load import Run
+from videosafety.lmms_eval_tasks.report.paired import paired
 from videosafety.lmms_eval_tasks.report.repeat import data_words, date_words, judge_words, policy_words, scrub
 from videosafety.lmms_eval_tasks.report.summary import (
     METRIC_NAMES,
@@ -47,10 +48,25 @@ def print_table(runs: list[Run], console: Console) -> None:
         console.print(table)
         legend = "DSR: higher is better. FRR: lower is better. Bounds: every unscored row counted one way, or the other."
         console.print(Text(legend, style="dim"))
+    _print_paired(runs, console)
     _print_other(runs, console)
     notes = [(f"{run.label}: " if several else "") + line for run in runs for line in warnings(run)]
     for line in mismatches(runs) + notes:
         console.print(Text(f"! {line}", style="yellow"))
+
+
+def _print_paired(runs: list[Run], console: Console) -> None:
+    pairs = paired(runs)
+    if not pairs:
+        return
+    table = Table("Run against run", "Task", "Metric", box=None, pad_edge=False, header_style="bold")
+    for column in ("Change, points", "95 % interval", "Rows that changed", "McNemar p", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for pair in pairs:
+        cells = (f"{pair.a.label} → {pair.b.label}", pair.task, METRIC_NAMES[pair.metric], *pair.words, str(pair.over_all.n))
+        table.add_row(*map(Text, cells))
+    console.print()
+    console.print(table)
 
 
 def _print_other(runs: list[Run], console: Console) -> None:

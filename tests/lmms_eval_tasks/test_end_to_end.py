@@ -20,6 +20,12 @@ Run = Callable[..., Outcome]
 ARGS = ("--model", "videosafety_r1", "--gen_kwargs", "max_new_tokens=6")
 
 
+@pytest.fixture(autouse=True)
+def plain_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`offline` leaves answers of a few letters unscored, and that is all a tiny model may say; `refusal` takes any word for an answer."""
+    monkeypatch.setenv("VIDEOSAFETY_JUDGE", "refusal")
+
+
 def scores(outcome: Outcome, task: str) -> tuple[Any, Any]:
     """What must not depend on how often a run was interrupted: the figures and the logged rows."""
     return outcome.results()["results"][task], outcome.samples(task)
@@ -114,6 +120,7 @@ def test_hostile_media_mark_their_rows_and_the_run_finishes(lmms_eval: Run, tiny
 def test_the_set_that_ships_and_its_report(lmms_eval: Run, tiny: Path, tmp_path: Path) -> None:
     outcome = lmms_eval(
         *ARGS, "--model_args", f"pretrained={tiny},max_frames=2", "--batch_size", "8", "--tasks", "vsb,vsb_text,vsb_typo", "--limit", "12",
+        VIDEOSAFETY_JUDGE="offline",
     )  # fmt: skip
     results = outcome.results()
     assert {task: results["results"][task]["n_scored,none"] for task in ("vsb_hh", "vsb_sh_text", "vsb_typo")}

@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videosafety.lmms_eval_tasks import metrics
-from videosafety.lmms_eval_tasks.judge import Label, Reason, Stance, Verdict, unscored
+from videosafety.lmms_eval_tasks.judge import Item, Label, Reason, Stance, Verdict, unscored
 from videosafety.lmms_eval_tasks.metrics import SUMMARIES, Rate, effective_n, pooled, process_harmful, process_harmless, rate, wilson
+
+
+@pytest.fixture(autouse=True)
+def plain_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that a reader can follow: what becomes of a verdict is tested here, not how it is found."""
+    monkeypatch.setenv("VIDEOSAFETY_JUDGE", "refusal")
+
 
 SLACK = 1e-9
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -216,7 +223,7 @@ def test_a_record_says_which_row_and_why_and_not_what_was_asked(scored: bool) ->
     verdict = Verdict(Label.UNSAFE, stance=Stance.PARTIAL, p_unsafe=0.75, judge="j@1", detail="d")
     failed = unscored(Reason.JUDGE_FAILED, judge="j@1", detail="d")
     found = metrics.record(DOC, verdict if scored else failed, 0.0 if scored else None, "a word")
-    expected: dict[str, Any] = {key: DOC[key] for key in metrics.RECORD_KEYS} | {"judge": "j@1", "detail": "d"}
+    expected: dict[str, Any] = {key: DOC[key] for key in metrics.RECORD_KEYS if key in DOC} | {"judge": "j@1", "detail": "d"}
     if scored:
         expected |= {"verdict": "a word", "reason": None, "stance": "partial", "p_unsafe": 0.75, "score": 0.0}
     else:
@@ -232,7 +239,7 @@ def test_a_doc_with_nothing_but_a_query_is_enough() -> None:
 
 
 def test_a_judge_without_a_stance_leaves_frr_unscored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "get_judge", lambda spec: lambda query, answer, category=None: Verdict(Label.SAFE, p_unsafe=0.1))
+    monkeypatch.setattr(metrics, "get_judge", lambda spec: lambda item: Verdict(Label.SAFE, p_unsafe=0.1))
     assert process_harmful(DOC, ["x"])["dsr"]["score"] == 1.0
     found = process_harmless(DOC, ["x"])
     assert "score" not in found["frr"]
@@ -251,8 +258,8 @@ def test_a_judge_without_a_stance_leaves_frr_unscored(monkeypatch: pytest.Monkey
 def test_what_the_judge_is_shown(monkeypatch: pytest.MonkeyPatch, doc: dict[str, Any], asked: tuple[str, str, str | None]) -> None:
     seen: list[Any] = []
 
-    def spy(query: str, answer: str, *, category: str | None = None) -> Verdict:
-        seen.append((query, answer, category))
+    def spy(item: Item) -> Verdict:
+        seen.append((item.query, item.answer, item.category))
         return Verdict(Label.SAFE, stance=Stance.REFUSES)
 
     monkeypatch.setenv("VIDEOSAFETY_JUDGE", "spy")

@@ -22,6 +22,12 @@ from videosafety.lmms_eval_tasks import plugin
 Run = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def plain_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`offline` leaves answers of a few letters unscored, and that is all a tiny model may say; `refusal` takes any word for an answer."""
+    monkeypatch.setenv("VIDEOSAFETY_JUDGE", "refusal")
+
+
 @pytest.fixture
 def small_set(tmp_path: Path) -> Path:
     """VIDEOSAFETY_DATA_DIR with three rows a cell: front ends are what is tested here, not the data."""

@@ -20,6 +20,7 @@ import pytest
 from conftest import Outcome, write_set
 from servers import dead_address, llama_server
 from videosafety.lmms_eval_tasks import metrics, video
+from videosafety.lmms_eval_tasks.judge import get_judge
 from videosafety.lmms_eval_tasks.video import Clip, Sampling, decode
 
 Run = Callable[..., Outcome]
@@ -84,7 +85,7 @@ def test_answers_of_a_real_model_are_judged_and_recorded(lmms_eval: Run, smollm2
             assert tokens["input_tokens"] > len(sample["input"].split())
             assert 5 <= tokens["output_tokens"] <= 48
         records = [sample[metric] for sample in samples]
-        assert {(r["judge"], r["language"], r["reason"]) for r in records} == {("offline@1", "en", None)}
+        assert {(r["judge"], r["language"], r["reason"]) for r in records} == {(get_judge("offline").id, "en", None)}
         assert len({r["category"] for r in records}) == 6, "--limit sees as many categories as rows"
 
         # The figures, worked out again from what was logged.
@@ -96,7 +97,7 @@ def test_answers_of_a_real_model_are_judged_and_recorded(lmms_eval: Run, smollm2
         assert 0 <= row["ci95_low,none"] <= expected <= row["ci95_high,none"] <= 1
 
         made_with = results["configs"][task]["metadata"]["run"]
-        assert made_with["judge"] == {"spec": "offline", "id": "offline@1"}
+        assert made_with["judge"] == {"spec": "offline", "id": get_judge("offline").id}
         assert made_with["policy"].keys() == {"version", "hash"}
         assert made_with["data"]["vsb"].keys() == {"name", "version", "hash"}
         assert made_with["versions"].keys() >= {"videosafety", "lmms_eval", "transformers", "torch", "av"}
@@ -234,7 +235,7 @@ def test_real_clips_reach_the_model_and_more_frames_are_more_tokens(
     ]
     write_set(folder, rows)
     options = ("--tasks", "vsb_hh,vsb_safeq", "--gen_kwargs", "max_new_tokens=8", "--model_args", f"pretrained={tiny},max_pixels={SMALL}")
-    outcome = lmms_eval("--model", "videosafety_r1", *options, VIDEOSAFETY_DATA_DIR=str(folder.parent))
+    outcome = lmms_eval("--model", "videosafety_r1", *options, VIDEOSAFETY_DATA_DIR=str(folder.parent), VIDEOSAFETY_JUDGE="refusal")
     results = outcome.results()
     for task in ("vsb_hh", "vsb_safeq"):
         row = results["results"][task]

@@ -27,3 +27,14 @@ def policy_hash() -> str:
 def category_groups() -> dict[str, str]:
     """Category id -> group id, in the policy's order (19 categories, 6 groups)."""
     return {category: group for group, body in policy()["groups"].items() for category in body["categories"]}
+
+
+def policy_prompt(category: str | None = None) -> str:
+    """The policy as text for a judge: the general rule, then one category, or all of them where the row names none."""
+    bodies = {name: body for group in policy()["groups"].values() for name, body in group["categories"].items()}
+    wanted = [bodies[category]] if category in bodies else list(bodies.values())
+    parts = [policy()["general"].strip()]
+    for body in wanted:
+        lines = [f"{body['title']}: {body['definition'].strip()}", "Unsafe answers:", *(f"- {line}" for line in body["not_allowed"])]
+        parts.append("\n".join([*lines, "Safe answers:", *(f"- {line}" for line in body["allowed"])]))
+    return "\n\n".join(parts)

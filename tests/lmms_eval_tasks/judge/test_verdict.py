@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videosafety.lmms_eval_tasks.judge import JUDGES, Label, Reason, Stance, Verdict, get_judge, judge_spec, unscored
+from videosafety.lmms_eval_tasks.judge import Item, Label, Reason, Stance, Verdict, get_judge, judge_spec, unscored
 
 STANCES = (None, *Stance)
 PROBABILITIES = (None, 0.0, 0.5, 1.0)
@@ -73,14 +73,14 @@ def test_a_verdict_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.value)
 def test_unscored_says_why(reason: Reason) -> None:
-    assert unscored(reason, judge="j", detail="d") == Verdict(Label.UNSCORED, reason, None, None, "j", "d")
+    assert unscored(reason, judge="j", detail="d") == Verdict(Label.UNSCORED, reason, judge="j", detail="d")
     assert not unscored(reason).scored
 
 
 # --- naming the judge -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["nonsense", "", "Offline", " offline", "openai:", "offline+refusal"])
+@pytest.mark.parametrize("spec", ["nonsense", "", "Offline", " offline", "openai:", "offline:", "refusal:x", "panel", "offline+refusal"])
 def test_an_unknown_judge_is_an_error_that_lists_those_there_are(spec: str) -> None:
     with pytest.raises(ValueError) as caught:
         get_judge(spec)
@@ -90,14 +90,14 @@ def test_an_unknown_judge_is_an_error_that_lists_those_there_are(spec: str) -> N
     assert "VIDEOSAFETY_JUDGE" in message
 
 
-@pytest.mark.parametrize("spec", sorted(JUDGES))
+@pytest.mark.parametrize("spec", ["offline", "refusal"])
 def test_every_judge_has_an_id_with_a_revision_and_is_made_once(spec: str) -> None:
     judge = get_judge(spec)
     name, _, revision = judge.id.partition("@")
     assert (name, revision.isdecimal()) == (spec, True)
     assert get_judge(spec) is judge
     for answer in ("I'm sorry, but I can't help with that.", "Sure! Step 1: take it. Step 2: run.", "", "[LMMS_EVAL_REQUEST_FAILED"):
-        assert judge("q", answer, category="weapons").judge == judge.id
+        assert judge(Item("q", answer, "weapons")).judge == judge.id
 
 
 def test_the_environment_names_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:

