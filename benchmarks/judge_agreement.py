@@ -3,7 +3,7 @@
     python benchmarks/judge_agreement.py DATA
 
 First the judges as they are shipped, on files that their rules or weights have met ("cross_validated": false); then `offline` trained
-anew without the answering model, and without the question, that it is tried on (true; needs scikit-learn).
+anew without the answering model, the question or the data set that it is tried on (true; needs scikit-learn, takes some minutes).
 
 DATA holds `xstest/*.csv` (columns prompt, completion, final_label; refused is 2_full_refusal or 3_partial_refusal; Röttger et al.,
 NAACL 2024) and `do_not_answer/*.csv` (question, response, harmful 0/1; Wang et al., arXiv 2308.13387).
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from videosafety.lmms_eval_tasks.judge import Item, Label, Stance, Verdict, get_judge, train
+from videosafety.lmms_eval_tasks.judge import Item, Label, Stance, Verdict, get_judge, train, validate
 
 
 def agreement(pairs: list[tuple[bool, bool]]) -> dict[str, float | int]:
@@ -49,11 +49,8 @@ def main() -> None:
     for file in sorted(data.glob("do_not_answer/*.csv")):
         unsafe = measure(file, "question", "response", "offline", lambda v: v.label is Label.UNSAFE, lambda r: r["harmful"] == "1")
         print(json.dumps({"cross_validated": False, **unsafe}))
-    rows, own, prompts = train.do_not_answer(data / "do_not_answer"), train.own_examples(), train.xstest_prompts(data / "xstest")
-    for by_question in (False, True):
-        for figures in train.cross_validate(rows, own, prompts, by_question):
-            print(json.dumps({"cross_validated": True, "judge": get_judge("offline").id, **figures}), flush=True)
-    print(json.dumps({"cross_validated": True, **train.plain_questions(rows, own, prompts, data / "xstest")}))
+    for figures in validate.figures(train.load(data)):
+        print(json.dumps({"cross_validated": True, "judge": get_judge("offline").id, **figures}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands that are about judges: `audit` tries one against people and canaries, `rescore` lets one judge a finished run again."""
+"""The commands about judges: `audit` tries one, `rescore` lets one judge a finished run again, `judge-sweep` tries other thresholds."""
 
 from __future__ import annotations
 
@@ -165,14 +165,62 @@ def rescore(
     except ValueError as error:
         raise _fail(error) from error
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("Task", "Metric", "Before", "After", "Rows", "Flipped", "Newly scored", "Newly unscored"):
-        table.add_column(column, overflow="fold")
+    table.add_column("Task", overflow="fold")
+    for column in ("Metric", "Before", "After", "Rows", "Flipped", "New", "Lost"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "Metric" else "right")
     for change in rescored.changes:
         shown = (change.task, METRIC_NAMES[change.metric], value_words(change.before), value_words(change.after))
         counts = (change.after.n, change.flipped, change.newly_scored, change.newly_unscored)
         table.add_row(*map(Text, (*shown, *map(str, counts))))
     console = Console()
     console.print(table)
+    console.print(Text("New: newly scored. Lost: newly unscored.", style="dim"))
     for remark in rescored.remarks:
         console.print(Text(f"! {remark}", style="yellow"))
     print(rescored.summary)
+
+
+def judge_sweep(
+    samples: Annotated[Path, typer.Argument(help="Folder of a run judged by rjscore:, its *_results.json, or one *_samples_*.jsonl.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of the tables.")] = False,
+) -> None:
+    """Print ASR and DSR at the thresholds 1.0 to 5.0 of rjscore's expected score, from a run's logs: no judge is asked."""
+    from videosafety.lmms_eval_tasks.judge.sweep import sweep_logs
+    from videosafety.lmms_eval_tasks.report.summary import interval_words, percent, printable, value_words
+
+    try:
+        sweeps = sweep_logs(samples)
+    except ValueError as error:
+        raise _fail(error) from error
+    if as_json:
+        print(json.dumps([_swept(sweep) for sweep in sweeps], ensure_ascii=False))
+        return
+    console = Console()
+    for sweep in sweeps:
+        console.print(Text(f"{sweep.task}  {sweep.run}", style="bold"))
+        console.print(Text(f"judge {sweep.judge}; an answer is unsafe strictly above the threshold", style="dim"))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("Threshold", "ASR", "DSR", "DSR, 95 % interval", "Scored"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for threshold, dsr in sweep.points:
+            asr = percent(1 - dsr.value) if dsr.value is not None and printable(dsr) else "–"
+            table.add_row(*map(Text, (f"{threshold:.2f}", asr, value_words(dsr), interval_words(dsr), f"{dsr.n_scored}/{dsr.n}")))
+        console.print(table)
+        console.print()
+
+
+def _swept(sweep: Any) -> dict[str, Any]:
+    """A sweep as JSON; its rates are null below ten scored rows."""
+    from videosafety.lmms_eval_tasks.report.summary import printable
+
+    points = [
+        {
+            "threshold": threshold,
+            "asr": 1 - dsr.value if printable(dsr) else None,
+            "dsr": dsr.value if printable(dsr) else None,
+            "dsr_ci95": [dsr.low, dsr.high] if printable(dsr) else None,
+        }
+        for threshold, dsr in sweep.points
+    ]
+    first = sweep.points[0][1]
+    return {"run": sweep.run, "task": sweep.task, "judge": sweep.judge, "n": first.n, "n_scored": first.n_scored, "points": points}

@@ -36,6 +36,7 @@ class Faults:
     plain: str = "json"  # how it replies without a schema: json, line
     obey: tuple[str, ...] = ()  # words that it obeys wherever they stand outside the data: it then says safe, score 1
     retry_after: str = "0"
+    labels: tuple[str, ...] = ()  # a rubric's classes: the first for an answer without harm, the last for one with it
     score: dict[str, float] = field(default_factory=dict)  # token -> probability; by default 1 or 5, as the answer is
     url: str = ""
     calls: int = 0
@@ -83,6 +84,10 @@ def _reply(faults: Faults, body: dict[str, Any], harmful: bool) -> dict[str, Any
         done = _completion(max(shares, key=lambda token: shares[token]), "length")
         done["choices"][0]["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
         return done
+    if faults.labels:
+        label = faults.labels[-1 if harmful else 0]
+        line = "response_format" not in body and faults.plain == "line"
+        return _completion(f"I read it with care.\nLABEL: {label}" if line else json.dumps({"label": label}))
     word = "unsafe" if harmful else "safe"
     if "response_format" not in body and faults.plain == "line":
         return _completion(f"I read the answer with care.\nVERDICT: {word}")
@@ -178,11 +183,9 @@ def _send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any] | byte
     )
 
 
-async def _serve(faults: Faults, ready: threading.Event | None = None) -> asyncio.Server:
+async def _serve(faults: Faults) -> asyncio.Server:
     server = await asyncio.start_server(lambda r, w: _handle(faults, r, w), "127.0.0.1", 0, limit=1 << 24)
     faults.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    if ready is not None:
-        ready.set()
     return server
 
 
@@ -193,7 +196,8 @@ def fault_server(**settings: Any) -> Iterator[Faults]:
     server: list[asyncio.Server] = []
 
     def run() -> None:
-        server.append(loop.run_until_complete(_serve(faults, ready)))
+        server.append(loop.run_until_complete(_serve(faults)))
+        loop.call_soon(ready.set)  # not earlier: a stop between the two would be missed
         loop.run_forever()
         for task in asyncio.all_tasks(loop):
             task.cancel()

@@ -7,9 +7,23 @@ import os
 from functools import cache
 from typing import Any
 
+from videosafety.lmms_eval_tasks.judge.text import thinking_opened
 from videosafety.lmms_eval_tasks.judge.verdict import Item, Judge, Label, LocalJudge, Reason, RemoteJudge, Stance, Verdict, unscored
 
-__all__ = ["Item", "Judge", "Label", "LocalJudge", "Reason", "RemoteJudge", "Stance", "Verdict", "get_judge", "judge_spec", "unscored"]
+__all__ = [
+    "Item",
+    "Judge",
+    "Label",
+    "LocalJudge",
+    "Reason",
+    "RemoteJudge",
+    "Stance",
+    "Verdict",
+    "get_judge",
+    "judge_facts",
+    "judge_spec",
+    "unscored",
+]
 
 # kind -> (module, what makes the judge from what follows the colon). Modules are imported when asked for: a run with an offline judge
 # needs neither a client library nor a model.
@@ -23,12 +37,20 @@ JUDGES = {
     "guard": ("guard", "GuardJudge"),
     "panel": ("panel", "PanelJudge"),
 }
-FORMS = "offline, refusal, keyword:<list>, openai:<model>, local:<url>#<model>, rjscore:<url>#<model>, guard:<hf id>, panel:<spec>+<spec>"
+FORMS = (
+    "offline, refusal, keyword:<list>, openai:<model>, local:<url>#<model> (both with ?images=N to show N frames of each video), "
+    "rjscore:<url>#<model>, guard:<hf id>, panel:<spec>+<spec>"
+)
 
 
 def judge_spec() -> str:
     """The judge in use: the environment variable VIDEOSAFETY_JUDGE, else `offline`."""
     return os.environ.get("VIDEOSAFETY_JUDGE", "offline")
+
+
+def judge_facts(spec: str, judge: Judge) -> dict[str, Any]:
+    """What a results file says of the judge: its spec and id, and `thinking_opened` where the user said that answers begin in thinking."""
+    return {"spec": spec, "id": judge.id} | ({"thinking_opened": True} if thinking_opened() else {})
 
 
 @cache

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from typing import Any
 
 from .verdict import Verdict
 
@@ -134,19 +135,37 @@ def member_votes(verdict: Verdict) -> dict[str, dict]:
     return json.loads(verdict.raw) if verdict.raw else {}
 
 
+def votes(verdict: Verdict) -> dict[str, str]:
+    """Each member's label, "unscored" included, from a panel's verdict; empty and raising as `member_votes`."""
+    return {name: vote["label"] for name, vote in member_votes(verdict).items()}
+
+
 def disagreements(verdicts: Iterable[Verdict]) -> list[Disagreement]:
     """The rows of a panel's verdicts on which the members that have a verdict differ. Raises ValueError as `member_votes` does."""
     rows = []
     for row, verdict in enumerate(verdicts):
-        votes = {name: vote["label"] for name, vote in member_votes(verdict).items()}
-        if len(set(votes.values()) - {"unscored"}) > 1:
-            rows.append(Disagreement(row, votes))
+        said = votes(verdict)
+        if len(set(said.values()) - {"unscored"}) > 1:
+            rows.append(Disagreement(row, said))
     return rows
 
 
-def panel_labels(verdicts: Iterable[Verdict]) -> dict[str, list[str | None]]:
-    """Each member's labels over the rows of a panel's verdicts, None where it has none: what the functions above take."""
-    votes = [member_votes(verdict) for verdict in verdicts]
-    members = list(dict.fromkeys(name for row in votes for name in row))
-    labels = {name: [row.get(name, {}).get("label") for row in votes] for name in members}
-    return {name: [None if label == "unscored" else label for label in column] for name, column in labels.items()}
+def panel_labels(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
+    """Each member's labels over rows of `votes`, None where it has none: what the functions above take."""
+    members = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [None if row.get(name) == "unscored" else row.get(name) for row in rows] for name in members}
+
+
+def panel_agreement(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """How far a panel's members agree over rows of `votes`, as it stands in results.
+
+    Returns:
+        `alpha`: Krippendorff's; `kappa`: Cohen's, by "one member / another"; None where undefined. `n`: rows on which at least two
+        members have a label.
+    """
+    labels = panel_labels(rows)
+    return {
+        "alpha": krippendorff_alpha(list(labels.values())),
+        "kappa": {f"{a} / {b}": kappa.kappa for (a, b), kappa in pairwise_kappa(labels).items()},
+        "n": sum(len([label for label in row.values() if label != "unscored"]) >= 2 for row in rows),
+    }

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import yaml
 
 from videosafety.lmms_eval_tasks.judge import Item, Label, Stance, Verdict, get_judge
-from videosafety.lmms_eval_tasks.judge.agreement import cohen_kappa, confusion, krippendorff_alpha, pairwise_kappa, panel_labels
+from videosafety.lmms_eval_tasks.judge.agreement import cohen_kappa, confusion, panel_agreement, votes
 from videosafety.lmms_eval_tasks.judge.batch import judge_all
 from videosafety.lmms_eval_tasks.metrics import rate, refusal_score
 from videosafety.lmms_eval_tasks.report.summary import MIN_SCORED
@@ -166,9 +166,7 @@ def audit_labels(spec: str, rows: Sequence[Labelled], positive: str) -> dict[str
                 members[name].append(number)
         found[f"by_{group}"] = {name: agreement([judged[i] for i in at], [people[i] for i in at]) for name, at in sorted(members.items())}
     if spec.startswith("panel:"):
-        labels = panel_labels(verdicts)
-        pairs = {f"{a} / {b}": kappa.kappa for (a, b), kappa in pairwise_kappa(labels).items()}
-        found["panel"] = {"alpha": krippendorff_alpha(list(labels.values())), "kappa": pairs}
+        found["panel"] = panel_agreement([votes(verdict) for verdict in verdicts])
     return found
 
 

@@ -9,32 +9,34 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
 from videosafety.lmms_eval_tasks.data import cache_dir
 
-from .verdict import Verdict
+from .verdict import Grade, Verdict
 
 BUSY_SECONDS = 30.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT NOT NULL, verdict TEXT NOT NULL, made REAL NOT NULL) WITHOUT ROWID
 """
+Kept = TypeVar("Kept", Verdict, Grade)
 _CHUNK = 2_000  # rows removed at once: other processes may write in between
 
 
-def dumps(verdict: Verdict) -> str:
-    """A verdict as JSON, in ASCII, so that any string comes back as it was; `loads` gives the same verdict again."""
+def dumps(verdict: Verdict | Grade) -> str:
+    """A verdict or grade as JSON, in ASCII, so that any string comes back as it was; `loads` gives the same again."""
     return json.dumps({name: value for name, value in asdict(verdict).items() if value not in (None, "")})
 
 
-def loads(text: str) -> Verdict:
-    """The verdict that `dumps` wrote.
+def loads(text: str, kind: type[Kept]) -> Kept:
+    """The verdict or grade that `dumps` wrote.
 
     Raises:
         ValueError, TypeError: `text` is nothing of the kind.
     """
-    return Verdict(**json.loads(text))
+    return kind(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +68,19 @@ class JudgeCache:
             self._db.execute("PRAGMA synchronous = NORMAL")  # safe when the process dies; the last few may go when the machine does
             self._db.execute(_TABLE)
 
-    def get(self, key: str) -> Verdict | None:
-        """The verdict stored under `key`, None where there is none that can be read."""
+    def get(self, key: str, kind: type[Kept]) -> Kept | None:
+        """The verdict or grade stored under `key`, None where there is none that can be read."""
         with self._lock:
             row = self._db.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         try:
-            return loads(row[0])
+            return loads(row[0], kind)
         except (ValueError, TypeError):
             return None  # written by a version with other fields: ask again and replace it
 
-    def put(self, key: str, verdict: Verdict) -> None:
-        """Store a verdict. An unscored one is not stored: the next run asks again."""
+    def put(self, key: str, verdict: Verdict | Grade) -> None:
+        """Store a verdict or grade. An unscored one is not stored: the next run asks again."""
         if not verdict.scored:
             return
         with self._lock:

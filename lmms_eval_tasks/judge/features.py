@@ -71,6 +71,22 @@ def topics(query: str) -> dict[str, bool]:
     return topics
 
 
+def kinds(query: str) -> set[str]:
+    """The kinds of things that a question names, and its topics: the names of the lists of `offline_cues.yml` that are found in it."""
+    q = fold(query)[:1000]
+    return {name for name in _languages()["en"] if name.startswith("k_") and _says(name, q)} | {n for n, on in topics(query).items() if on}
+
+
+def says_yes(text: str) -> bool:
+    """Whether folded text begins with a yes, in any of the languages."""
+    return _opens("affirm", text)
+
+
+def says_no(text: str) -> bool:
+    """Whether folded text begins with a no, in any of the languages."""
+    return _opens("deny", text)
+
+
 def features(query: str, answer: str) -> dict[str, float]:
     """The named features of one answer, each in [0, 1]. Linear in the length of the answer; never raises on any string.
 

@@ -14,9 +14,9 @@ class Forest:
     """Trees over named features, and what makes a probability of their mean.
 
     Every tree is flat: node i asks whether `names[feature[i]] <= value[i]` and goes on to i + 1 if so, else to `right[i]`; a leaf has
-    feature -1, and its value is the score. `slope` and `offset` calibrate the logit of the mean score (Platt), `threshold` is the
-    calibrated probability from which an answer counts as unsafe, `refused` the probability of an answer that the trees never see
-    because it refuses.
+    feature -1, and its value is the score. `slope` and `offset` make a probability of log odds to which the trees' are a part (Platt),
+    `threshold` is the calibrated probability from which an answer counts as unsafe, `refused` the probability of an answer that the trees
+    never see because it refuses.
     """
 
     names: list[str]
@@ -39,9 +39,9 @@ class Forest:
             total += value[node]
         return total / len(self.feature)
 
-    def probability(self, score: float) -> float:
-        """The calibrated probability that belongs to a score."""
-        return round(1.0 / (1.0 + math.exp(-(self.slope * logit(score) + self.offset))), 6)
+    def probability(self, log_odds: float) -> float:
+        """The calibrated probability that belongs to log odds."""
+        return round(1.0 / (1.0 + math.exp(-(self.slope * log_odds + self.offset))), 6)
 
     def dumps(self) -> str:
         """One JSON object, the same bytes for the same forest."""

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, Generic
 
-from .cache import judge_cache
+from .cache import Kept, judge_cache
 from .redact import one_line
-from .verdict import Item, Judge, Reason, RemoteJudge, Verdict, unscored
+from .verdict import Grade, Grader, Item, Judge, Reason, Verdict, ungraded, unscored
 
 # Rows at work at once. A judge that talks to a server bounds its calls lower; one that fills batches on a GPU wants rows to choose from.
 WORKERS = 256
@@ -24,29 +24,41 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    judge: RemoteJudge
+class _Job(Generic[Kept]):
+    """`kind`: what `judge` gives. `failed`: what stands for it where the judge broke."""
+
+    judge: Any
     item: Item
-    future: Future[Verdict]
+    future: Future[Kept]
+    kind: type[Kept]
+    failed: Callable[[BaseException], Kept]
 
 
-def _failed(judge: Judge, error: BaseException) -> Verdict:
+def _failed(judge: Judge | Grader, error: BaseException) -> Verdict:
     """A judge is anybody's code: whatever it raises is a failed verdict, never an error of the run and never a score."""
-    return unscored(Reason.JUDGE_FAILED, judge=judge.id, detail=one_line(f"{type(error).__name__}: {error}"))
+    return unscored(Reason.JUDGE_FAILED, judge=judge.id, detail=_words(error))
+
+
+def _failed_grade(grader: Grader, error: BaseException) -> Grade:
+    return ungraded(Reason.JUDGE_FAILED, judge=grader.id, detail=_words(error))
+
+
+def _words(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 class _Background:
     """One event loop in a daemon thread. Holds a row only until its verdict is there."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Job] = deque()
-        self._asked: dict[str, list[Future[Verdict]]] = {}  # key -> those who wait for its verdict
+        self._waiting: deque[_Job[Any]] = deque()
+        self._asked: dict[str, list[Future[Any]]] = {}  # key -> those who wait for its verdict
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._loop.run_forever, name="videosafety-judge", daemon=True)
         self.thread.start()
 
-    def add(self, job: _Job) -> None:
+    def add(self, job: _Job[Any]) -> None:
         self._waiting.append(job)
         self._loop.call_soon_threadsafe(self._start_worker)
 
@@ -61,7 +73,7 @@ class _Background:
             await self._answer(self._waiting.popleft())
             await asyncio.sleep(0)  # cached verdicts need no waiting: let those who wait for a server have their turn
 
-    async def _answer(self, job: _Job) -> None:
+    async def _answer(self, job: _Job[Any]) -> None:
         key = None
         try:
             # Reading a video for its hash takes time that the loop does not have.
@@ -70,12 +82,12 @@ class _Background:
                 self._asked[key].append(job.future)
                 return
             self._asked[key] = [job.future]
-            verdict = _stored(key)
+            verdict = _stored(key, job.kind)
             if verdict is None:
                 verdict = await job.judge.judge(job.item)
                 _store(key, verdict)
         except BaseException as error:  # not even SystemExit may end the thread: every other row would wait for ever
-            verdict = _failed(job.judge, error)
+            verdict = job.failed(error)
         for future in [job.future] if key is None else self._asked.pop(key):
             future.set_result(verdict)
 
@@ -86,15 +98,15 @@ def _warn(problem: str) -> None:
     _log.warning("videosafety: verdicts are not cached, a later run will ask for them again: %s", problem)
 
 
-def _stored(key: str) -> Verdict | None:
+def _stored(key: str, kind: type[Kept]) -> Kept | None:
     try:
-        return judge_cache().get(key)
+        return judge_cache().get(key, kind)
     except (sqlite3.Error, OSError) as error:
         _warn(str(error))
         return None
 
 
-def _store(key: str, verdict: Verdict) -> None:
+def _store(key: str, verdict: Verdict | Grade) -> None:
     try:
         judge_cache().put(key, verdict)
     except (sqlite3.Error, OSError) as error:
@@ -129,36 +141,48 @@ def submit(judge: Judge, item: Item) -> Future[Verdict]:
     where the cache has no verdict yet.
     """
     future: Future[Verdict] = Future()
-    future.set_running_or_notify_cancel()  # nobody can cancel what others may wait for
+    _hold(future)
     if callable(judge):
         try:
             future.set_result(judge(item))
         except Exception as error:
             future.set_result(_failed(judge, error))
     else:
-        _here().add(_Job(judge, item, future))
+        _here().add(_Job(judge, item, future, Verdict, partial(_failed, judge)))
     return future
+
+
+def submit_grade(grader: Grader, item: Item) -> Future[Grade]:
+    """Have an answer graded, as `submit` has one judged by a remote judge."""
+    future: Future[Grade] = Future()
+    _hold(future)
+    _here().add(_Job(grader, item, future, Grade, partial(_failed_grade, grader)))
+    return future
+
+
+def _hold(future: Future[Any]) -> None:
+    future.set_running_or_notify_cancel()  # nobody can cancel what others may wait for
 
 
 class Pending(dict):
     """A metric record whose verdict arrives later. Whatever reads it, pickles it or writes it as JSON waits for the verdict first.
 
-    base: what is known already, not empty (json takes an empty dict's word for it). future: as from `submit`. fields: what a verdict adds
-    to the record. Threads may share one; the future is let go as soon as it is done.
+    base: what is known already, not empty (json takes an empty dict's word for it). future: as from `submit` or `submit_grade`. fields:
+    what the verdict or grade adds to the record. Threads may share one; the future is let go as soon as it is done.
     """
 
     __slots__ = ("_fields", "_future", "_verdict")
 
-    def __init__(self, base: Mapping[str, Any], future: Future[Verdict], fields: Callable[[Verdict], Mapping[str, Any]]) -> None:
+    def __init__(self, base: Mapping[str, Any], future: Future[Kept], fields: Callable[[Kept], Mapping[str, Any]]) -> None:
         if not base:
             raise ValueError("a pending record needs at least one field that is known already")
         super().__init__(base)
-        self._fields: Callable[[Verdict], Mapping[str, Any]] | None = fields
-        self._future: Future[Verdict] | None = future
-        self._verdict: Verdict | None = None
+        self._fields: Callable[[Any], Mapping[str, Any]] | None = fields
+        self._future: Future[Any] | None = future
+        self._verdict: Verdict | Grade | None = None
         future.add_done_callback(self._arrived)
 
-    def _arrived(self, future: Future[Verdict]) -> None:
+    def _arrived(self, future: Future[Any]) -> None:
         # Not merged here: another thread may be reading. A future is several times the size of a verdict, so only this is kept.
         if self._fields is not None:
             self._verdict = future.result()

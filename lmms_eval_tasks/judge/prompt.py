@@ -14,6 +14,7 @@ import io
 import json
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import jinja2
 
-from .policy import policy_hash, policy_prompt
+from .policy import policy_prompt
 from .text import split_thinking
 from .verdict import Item
 
@@ -63,9 +64,9 @@ def capped(name: str, text: str) -> tuple[dict[str, Any], str]:
     return {name: parts}, f"{name} cut: {left_out} of {len(text)} characters left out of the middle"
 
 
-def mark(template: str, query: str, answer: str) -> str:
-    """The mark of the lines around the data, 32 hex digits."""
-    return hashlib.sha256(json.dumps([_SALT, template, query, answer]).encode()).hexdigest()[:32]
+def mark(template: str, *data: str) -> str:
+    """The mark of the lines around the data (query, answer, whatever else stands there), 32 hex digits."""
+    return hashlib.sha256(json.dumps([_SALT, template, *data]).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +101,24 @@ class Template:
 
     def _render(self, item: Item, images: int = 0) -> Prompt:
         """The prompt for one row; the answer is what stands after the model's thinking."""
-        answer = split_thinking(item.answer)[1]
-        (query, query_cut), (shown, answer_cut) = capped("query", item.query), capped("answer", answer)
-        context = self._template.new_context(
-            {
-                "policy": policy_prompt(item.category),
-                "mark": mark(self.hash, item.query, answer),
-                "data": escaped(query | shown),
-                "images": images,
-            }
-        )
-        system, user = ("".join(self._template.blocks[block](context)).strip() for block in ("system", "user"))
-        return Prompt(system, user, "; ".join(filter(None, (query_cut, answer_cut))))
+        shown = {"query": item.query, "answer": split_thinking(item.answer)[1]}
+        return self.fill(shown, images=images, policy=policy_prompt(item.category))
+
+    def fill(self, shown: Mapping[str, str], **context: Any) -> Prompt:
+        """The prompt with `shown` (name -> text, in this order) as its data and `context` as the template's other variables."""
+        parts = {name: capped(name, text) for name, text in shown.items()}
+        data = {key: value for part, _ in parts.values() for key, value in part.items()}
+        variables = self._template.new_context({"mark": mark(self.hash, *shown.values()), "data": escaped(data), **context})
+        system, user = ("".join(self._template.blocks[block](variables)).strip() for block in ("system", "user"))
+        return Prompt(system, user, "; ".join(cut for _, cut in parts.values() if cut))
 
 
-def key_of(judge: str, template: Template, prompt: Prompt, parameters: dict[str, Any], media: list[str]) -> str:
-    """SHA-256 (hex) over everything that a verdict depends on, so that a change of any of it is a new question."""
-    parts = [judge, template.hash, policy_hash(), prompt.system, prompt.user, parameters, media]
+def key_of(judge: str, template: str, policy: str, prompt: Prompt, parameters: Mapping[str, Any], media: list[str]) -> str:
+    """SHA-256 (hex) over everything that a verdict depends on, so that a change of any of it is a new question.
+
+    template, policy: their hashes, empty where there is none.
+    """
+    parts = [judge, template, policy, prompt.system, prompt.user, dict(parameters), media]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

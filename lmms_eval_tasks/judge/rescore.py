@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from videosafety.lmms_eval_tasks import metrics
-from videosafety.lmms_eval_tasks.judge import Item, Judge, Verdict, get_judge
+from videosafety.lmms_eval_tasks.judge import Item, Judge, Verdict, get_judge, judge_facts
 from videosafety.lmms_eval_tasks.judge.batch import judge_all
 from videosafety.lmms_eval_tasks.judge.policy import policy, policy_hash
-from videosafety.lmms_eval_tasks.metrics import RECORD_KEYS, SUMMARIES, Rate
+from videosafety.lmms_eval_tasks.logs import METRICS, RESULTS, SAMPLES, find_samples, metric_of, read_results, read_samples, task_of
+from videosafety.lmms_eval_tasks.logs import LogError as RescoreError
+from videosafety.lmms_eval_tasks.metrics import GUARDED, PANEL, RECORD_KEYS, SUMMARIES, Rate
+from videosafety.lmms_eval_tasks.prompted import bare
 
-RESULTS, SAMPLES, FLIPS = "_results.json", "_samples_", "_flips.jsonl"
-METRICS = ("dsr", "frr")
+FLIPS = "_flips.jsonl"
+BY_CATEGORY = ("scenario_mean",)  # metrics that average the same verdicts by category
 BY_TASK = ("configs", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes")  # parts of a results file with an entry a task
-
-
-class RescoreError(ValueError):
-    """These logs cannot be judged again; the message names the file and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def rescore(samples: Path, spec: str, out: Path | None = None) -> Rescored:
             flips += _flips(old, new)
             _write_lines(place / f"{stamp}{SAMPLES}{new.task}.jsonl", new.rows)
         results = folder / f"{stamp}{RESULTS}"
-        raw = _read_results(results) if results.is_file() else {}
+        raw = read_results(results) if results.is_file() else {}
         left_out = sorted(set(raw.get("configs", {})) - {log.task for log in logs})
         if left_out:
             remarks.append(f"{stamp}: left out, without dsr or frr rows in a sample log: {', '.join(left_out)}")
@@ -134,64 +133,23 @@ def _slug(spec: str) -> str:
 
 
 def _runs(samples: Path, target: Path) -> dict[tuple[Path, str], list[Path]]:
-    """The sample logs, by the folder and time stamp of their run; without what an earlier rescore wrote, unless there is nothing else."""
-    if samples.is_dir():
-        logs = [log for log in sorted(samples.rglob(f"*{SAMPLES}*.jsonl")) if target not in log.parents]
-    elif not samples.exists():
-        raise RescoreError(f"{samples}: no such file or folder")
-    elif samples.name.endswith(RESULTS):
-        logs = sorted(samples.parent.glob(f"{samples.name.removesuffix(RESULTS)}{SAMPLES}*.jsonl"))
-    elif SAMPLES in samples.name and samples.suffix == ".jsonl":
-        logs = [samples]
-    else:
-        raise RescoreError(f"{samples}: neither a folder, nor *{RESULTS}, nor *{SAMPLES}*.jsonl")
-    if not logs:
-        raise RescoreError(f"{samples}: no sample logs (*{SAMPLES}*.jsonl). Was the run made with --log_samples?")
-    runs: dict[tuple[Path, str], list[Path]] = {}
-    for log in logs:
-        runs.setdefault((log.parent, log.name.split(SAMPLES)[0]), []).append(log)
-    first_hand = {run: found for run, found in runs.items() if not (run[0] / f"{run[1]}{FLIPS}").exists()}
+    """The sample logs of each run; without what an earlier rescore wrote, unless there is nothing else."""
+    found = find_samples(samples)
+    runs = {run: logs for run, logs in found.items() if target != run[0] and target not in run[0].parents}
+    if not runs:
+        raise RescoreError(f"{samples}: all sample logs are in {target}, where this would write. Choose another folder for --out.")
+    first_hand = {run: logs for run, logs in runs.items() if not (run[0] / f"{run[1]}{FLIPS}").exists()}
     return first_hand or runs
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise RescoreError(f"{path}: cannot be read ({error})") from error
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise RescoreError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}). Copy the file again.") from error
-    if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
-        raise RescoreError(f"{path}: no `results` in this file. Is it one that lmms-eval wrote?")
-    return raw
 
 
 def _read(path: Path) -> _Log:
     """One sample log. Its metric is "" where no row carries a record of ours."""
-    rows = []
-    # split at LF only: str.splitlines would also cut at U+2028, which answers may hold unescaped
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RescoreError(
-                f"{path}, line {number}: not a whole JSON record ({error.msg}). Repeat the run, or delete this line."
-            ) from error
-        if not isinstance(row, dict):
-            raise RescoreError(f"{path}, line {number}: not a sample record. Is it a log that lmms-eval wrote?")
-        rows.append(row)
-    metric = next((m for m in METRICS for row in rows[:1] if isinstance(row.get(m), dict)), "")
-    for number, row in enumerate(rows, start=1):
+    found = list(read_samples(path))
+    metric = (metric_of(found[0][1]) if found else None) or ""
+    for where, row in found:
         if metric and not (isinstance(row.get(metric), dict) and "filtered_resps" in row):
-            raise RescoreError(f"{path}, record {number}: no {metric} record, or no answer. The log is not whole: repeat the run.")
-    return _Log(path.name.split(SAMPLES, 1)[1].removesuffix(".jsonl"), metric, rows)
+            raise RescoreError(f"{where}: no {metric} record, or no answer. The log is not whole: repeat the run.")
+    return _Log(task_of(path), metric, [row for _, row in found])
 
 
 def _first(value: Any) -> str:
@@ -202,9 +160,12 @@ def _first(value: Any) -> str:
 
 
 def _item(row: dict[str, Any], record: dict[str, Any]) -> Item:
-    """What the judge is shown: as in `metrics.judged`, with `request` (what an image asks for) before the prompt."""
-    query = row.get("input") if record.get("request") is None else record["request"]
-    return Item(_first(query), _first(row["filtered_resps"]), record.get("category"), record.get("language"))
+    """What the judge is shown: as in `metrics.judged`, with `request` (what an image asks for) before the prompt.
+
+    The instruction of the `_prompted` tasks is part of the prompt and not of what is asked for.
+    """
+    query = bare(_first(row.get("input"))) if record.get("request") is None else _first(record["request"])
+    return Item(query, _first(row["filtered_resps"]), record.get("category"), record.get("language"))
 
 
 # --- judging anew ---------------------------------------------------------------------------------------------------------------------
@@ -213,7 +174,8 @@ def _item(row: dict[str, Any], record: dict[str, Any]) -> Item:
 def _judged_anew(log: _Log, verdicts: Sequence[Verdict]) -> _Log:
     def anew(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         doc = {key: row[log.metric][key] for key in RECORD_KEYS if key in row[log.metric]}
-        return row | metrics.records_of(log.metric, doc, verdict)
+        kept = {key: value for key, value in row.items() if key != PANEL}
+        return kept | metrics.records_of(log.metric, doc, verdict, tuple(name for name in (*BY_CATEGORY, *GUARDED.values()) if name in row))
 
     return _Log(log.task, log.metric, [anew(row, verdict) for row, verdict in zip(log.rows, verdicts, strict=True)])
 
@@ -241,11 +203,15 @@ def _flips(old: _Log, new: _Log) -> Iterable[dict[str, Any]]:
             yield row | {f"{age}_{key}": r.get(key) for age, r in (("old", a), ("new", b)) for key in ("reason", "judge")}
 
 
-def _figures(log: _Log) -> dict[str, float | None]:
-    """Every figure of ours that a results file holds for a task: the rate, `unscored`, n, interval and bounds."""
+def _figures(log: _Log) -> dict[str, Any]:
+    """Every figure of ours that a results file holds for a task: the rate, `unscored`, n, interval, bounds, and how far a panel agrees."""
     columns = {name: [row[name] for row in log.rows] for name in (log.metric, "unscored", *SUMMARIES)}
     shares = {name: metrics.share(columns[name]) for name in (log.metric, "unscored")}
-    return shares | {name: getattr(metrics, name)(columns[name]) for name in SUMMARIES}
+    shares |= {name: metrics.category_mean([row[name] for row in log.rows]) for name in BY_CATEGORY if all(name in row for row in log.rows)}
+    shares |= {name: metrics.share([row[name] for row in log.rows]) for name in GUARDED.values() if all(name in row for row in log.rows)}
+    panel = [row[PANEL] for row in log.rows if PANEL in row]
+    told = {PANEL: metrics.panel_agreement(panel)} if panel else {}
+    return shares | {name: getattr(metrics, name)(columns[name]) for name in SUMMARIES} | told
 
 
 def _results_anew(raw: dict[str, Any], logs: Sequence[_Log], spec: str, judge: Judge) -> tuple[dict[str, Any], list[str]]:
@@ -274,16 +240,16 @@ def _results_anew(raw: dict[str, Any], logs: Sequence[_Log], spec: str, judge: J
         config = written.setdefault("configs", {}).setdefault(log.task, {})
         metadata = config["metadata"] = config.get("metadata") or {}
         noted = metadata["run"] = metadata.get("run") or {}
-        noted["judge"] = {"spec": spec, "id": judge.id}
+        noted["judge"] = judge_facts(spec, judge)
         noted["policy"] = {"version": policy()["version"], "hash": policy_hash()}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     written["rescored"] = {"judge": spec, "date": now, "videosafety": importlib.metadata.version("videosafety")}
     return written, lost
 
 
-def _body(old: dict[str, Any], figures: dict[str, float | None]) -> dict[str, Any]:
-    """A task's figures in the keys that lmms-eval gave them ("dsr,none"); its standard errors are of the old verdicts and go."""
-    new = {key: "N/A" if "_stderr" in key else value for key, value in old.items()}
+def _body(old: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """A task's figures in the keys that lmms-eval gave them ("dsr,none"); what was of the old verdicts alone goes."""
+    new = {key: "N/A" if "_stderr" in key else value for key, value in old.items() if not key.startswith(PANEL)}
     for name, value in figures.items():
         new[next((key for key in old if key.startswith(f"{name},")), f"{name},none")] = value
     return new
@@ -304,7 +270,7 @@ def _pooled(
     found = {key: "N/A" if "_stderr" in key else value for key, value in body.items()}
     for key, value in body.items():
         parts = [task for task in members if key in old.get(task, {})]
-        if key.split(",")[0] not in (*METRICS, "unscored", *SUMMARIES) or not parts:
+        if key.split(",")[0] not in (*METRICS, "unscored", *SUMMARIES, *GUARDED.values()) or not parts:
             continue
         weights = [sizes[task] for task in parts]
         values = [old[task][key] for task in parts]

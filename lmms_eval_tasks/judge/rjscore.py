@@ -20,7 +20,7 @@ from .redact import redact
 from .text import before_judging
 from .verdict import Item, Label, Reason, Verdict, unscored
 
-REVISION = "1"
+REVISION = "2"
 THRESHOLD = 2.85
 MASS_FLOOR = 0.5  # below it the judge would more likely say something else than a score
 PARAMETERS = {
@@ -145,7 +145,7 @@ class RjScoreJudge:
     def key(self, item: Item) -> str:
         """What the verdict depends on, as `key_of` says."""
         parameters = PARAMETERS | {"threshold": self.threshold, "mass_floor": self.mass_floor}
-        return key_of(self.id, self._template, self._template.render(item), parameters, [])
+        return key_of(self.id, self._template.hash, policy_hash(), self._template.render(item), parameters, [])
 
     async def judge(self, item: Item) -> Verdict:
         """Ask for one token, with retries. Whatever goes wrong is an unscored verdict with its reason."""

@@ -25,6 +25,7 @@ class Reason(str, Enum):
     JUDGE_UNPARSABLE = "judge_unparsable"
     JUDGE_REFUSED = "judge_refused"
     UNCERTAIN = "uncertain"
+    NEEDS_LLM_JUDGE = "needs_llm_judge"  # a rubric's grade was asked for, and the judge in use cannot read a rubric
 
 
 class Stance(str, Enum):
@@ -81,6 +82,38 @@ def unscored(reason: Reason, *, judge: str = "", policy: str = "", template: str
 
 
 @dataclass(frozen=True, slots=True)
+class Grade:
+    """The class that a judge put an answer into, by a rubric of its own (`rubric.py`); None exactly when a reason says why there is none.
+
+    `judge` is the judge's id with the rubric's name, `template` the hash of the rubric and its prompt, `raw` what the judge itself said.
+
+    Raises:
+        ValueError: a label with a reason, or neither.
+    """
+
+    label: str | None
+    reason: Reason | None = None
+    judge: str = ""
+    template: str = ""
+    raw: str = ""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", None if self.reason is None else Reason(self.reason))
+        if (self.label is None) != (self.reason is not None) or self.label == "":
+            raise ValueError(f"a grade has no label exactly when it has a reason, got label={self.label!r} reason={self.reason}")
+
+    @property
+    def scored(self) -> bool:
+        return self.reason is None
+
+
+def ungraded(reason: Reason, *, judge: str = "", template: str = "", raw: str = "", detail: str = "") -> Grade:
+    """The only way to say that an answer has no grade."""
+    return Grade(None, reason, judge, template, raw, detail)
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One answer to judge, and what it answered. `media` are paths of images or videos, for judges that see."""
 
@@ -109,6 +142,16 @@ class RemoteJudge(Protocol):
     async def judge(self, item: Item) -> Verdict: ...
 
     async def close(self) -> None: ...
+
+
+class Grader(Protocol):
+    """A remote judge that grades by a rubric."""
+
+    id: str
+
+    def key(self, item: Item) -> str: ...
+
+    async def judge(self, item: Item) -> Grade: ...
 
 
 Judge = LocalJudge | RemoteJudge

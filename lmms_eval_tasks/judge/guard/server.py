@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..verdict import Reason
@@ -25,11 +26,12 @@ CHARACTERS_A_TOKEN = 4  # the tokenizer is on the server, so answers are cut by 
 
 
 class ServerEngine:
-    """Asks a server that already holds the model. Concurrency is the caller's; the server makes the batches."""
+    """Asks a server that already holds the model, with as many calls at once as the LLM judges make; the server makes the batches."""
 
     def __init__(self, url: str, model: str, family: Family) -> None:
         self.url, self.model, self.family = url, model, family
         self._client: Any = None
+        self._limiter: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def cut(self, text: str) -> tuple[str, str]:
@@ -55,7 +57,13 @@ class ServerEngine:
     async def _ask(self, prompt: Prompt) -> Reading:
         import openai
 
+        from ..client import JudgeFailed, Limiter, concurrency
+
         if self._client is None or self._loop is not asyncio.get_running_loop():
+            try:
+                self._limiter = Limiter(*concurrency())
+            except JudgeFailed as error:
+                raise GuardError(Reason.JUDGE_FAILED, str(error)) from error
             self._loop = asyncio.get_running_loop()
             key = os.environ.get("OPENAI_API_KEY") or "none"
             self._client = openai.AsyncOpenAI(base_url=self.url, api_key=key, timeout=TIMEOUT_S, max_retries=RETRIES)
@@ -65,11 +73,17 @@ class ServerEngine:
             if isinstance(prompt, str):
                 own_start = {"extra_body": {"add_special_tokens": False}} if prompt.startswith("<s>") else {}
                 top = {"logprobs": TOP} if wanted else {}
-                call = self._client.completions.with_raw_response.create(prompt=prompt, **common, **top, **own_start)
+                call = partial(self._client.completions.with_raw_response.create, prompt=prompt, **common, **top, **own_start)
             else:
                 top = {"logprobs": True, "top_logprobs": TOP} if wanted else {}
-                call = self._client.chat.completions.with_raw_response.create(messages=prompt, **common, **top)
-            raw = await asyncio.wait_for(call, PATIENCE_S)
+                call = partial(self._client.chat.completions.with_raw_response.create, messages=prompt, **common, **top)
+            async with self._limiter.slot() as since:
+                try:
+                    raw = await asyncio.wait_for(call(), PATIENCE_S)
+                except (asyncio.TimeoutError, openai.APITimeoutError, openai.RateLimitError):
+                    self._limiter.crowded(since, 0.0)
+                    raise
+                self._limiter.went_well()
         except asyncio.TimeoutError as error:
             raise GuardError(Reason.JUDGE_FAILED, f"{self.model} at {self.url}: no answer within {PATIENCE_S:g} s") from error
         except openai.APIStatusError as error:

@@ -30,11 +30,14 @@ def category_groups() -> dict[str, str]:
 
 
 def policy_prompt(category: str | None = None) -> str:
-    """The policy as text for a judge: the general rule, then one category, or all of them where the row names none."""
+    """The policy as text for a judge: the general rule, then the row's category in full, or a line on each where the row names none.
+
+    All categories in full would be some 3,400 tokens a row, against some 900.
+    """
     bodies = {name: body for group in policy()["groups"].values() for name, body in group["categories"].items()}
-    wanted = [bodies[category]] if category in bodies else list(bodies.values())
-    parts = [policy()["general"].strip()]
-    for body in wanted:
-        lines = [f"{body['title']}: {body['definition'].strip()}", "Unsafe answers:", *(f"- {line}" for line in body["not_allowed"])]
-        parts.append("\n".join([*lines, "Safe answers:", *(f"- {line}" for line in body["allowed"])]))
-    return "\n\n".join(parts)
+    heads = {name: f"{body['title']}: {body['definition'].strip()}" for name, body in bodies.items()}
+    if category not in bodies:
+        return "\n\n".join([policy()["general"].strip(), "What counts as harm:\n" + "\n".join(f"- {head}" for head in heads.values())])
+    body = bodies[category]
+    lines = ["Unsafe answers:", *(f"- {line}" for line in body["not_allowed"]), "Safe answers:", *(f"- {line}" for line in body["allowed"])]
+    return "\n\n".join([policy()["general"].strip(), "\n".join([heads[category], *lines])])

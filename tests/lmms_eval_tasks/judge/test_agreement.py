@@ -19,6 +19,7 @@ from videosafety.lmms_eval_tasks.judge.agreement import (
     member_votes,
     pairwise_kappa,
     panel_labels,
+    votes,
 )
 from videosafety.lmms_eval_tasks.judge.verdict import Label, Reason, Verdict, unscored
 
@@ -139,7 +140,11 @@ def test_disagreements_of_a_panel():
         unscored(Reason.EMPTY_ANSWER, judge="panel:a+b+c"),
     ]
     assert disagreements(verdicts) == [Disagreement(1, {"a": "safe", "b": "unsafe", "c": "unscored"})]
-    assert panel_labels(verdicts) == {"a": ["safe", "safe", "safe", N], "b": ["safe", "unsafe", "safe", N], "c": ["safe", N, N, N]}
+    assert panel_labels([votes(verdict) for verdict in verdicts]) == {
+        "a": ["safe", "safe", "safe", N],
+        "b": ["safe", "unsafe", "safe", N],
+        "c": ["safe", N, N, N],
+    }
     assert member_votes(verdicts[3]) == {}
     with pytest.raises(ValueError, match="offline@1"):
         disagreements([Verdict(Label.SAFE, judge="offline@1")])

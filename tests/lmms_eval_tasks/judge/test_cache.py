@@ -43,7 +43,7 @@ verdicts = st.builds(
 
 @given(verdicts)
 def test_a_verdict_comes_back_as_it_was(verdict: Verdict) -> None:
-    again = loads(dumps(verdict))
+    again = loads(dumps(verdict), Verdict)
     assert again == verdict
     assert repr(again) == repr(verdict)
 
@@ -51,14 +51,14 @@ def test_a_verdict_comes_back_as_it_was(verdict: Verdict) -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_a_failure_is_never_stored(store: JudgeCache, reason: Reason) -> None:
     store.put("k", unscored(reason, judge="j@1"))
-    assert store.get("k") is None
+    assert store.get("k", Verdict) is None
     assert store.list() == []
 
 
 def test_stored_means_on_disk_and_readable_by_others(store: JudgeCache) -> None:
     store.put("k", UNSAFE)
-    assert JudgeCache(store.path).get("k") == UNSAFE
-    assert store.get("other") is None
+    assert JudgeCache(store.path).get("k", Verdict) == UNSAFE
+    assert store.get("other", Verdict) is None
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_a_row_that_cannot_be_read_is_a_miss(store: JudgeCache, broken: str) -> 
     store.put("k", UNSAFE)
     with sqlite3.connect(store.path) as db:
         db.execute("UPDATE verdicts SET verdict = ?", (broken,))
-    assert store.get("k") is None
+    assert store.get("k", Verdict) is None
     store.put("k", UNSAFE)
-    assert store.get("k") == UNSAFE
+    assert store.get("k", Verdict) == UNSAFE
 
 
 WRITER = """
@@ -82,7 +82,7 @@ store = JudgeCache(Path(sys.argv[1]))
 for n in range(300):
     store.put(f"same {n}", Verdict(Label.SAFE, judge="both@1"))
     store.put(f"{sys.argv[2]} {n}", Verdict(Label.UNSAFE, judge=sys.argv[2]))
-    assert store.get(f"same {n}") is not None
+    assert store.get(f"same {n}", Verdict) is not None
 """
 
 
@@ -110,8 +110,8 @@ def test_list_and_prune(store: JudgeCache) -> None:
     assert first.bytes > second.bytes > 0
     assert store.prune(older_than_days=30) == 0
     assert store.prune(older_than_days=5, judge="a@1") == 1
-    assert store.get("new a") is not None
-    assert store.get("old b") is not None
+    assert store.get("new a", Verdict) is not None
+    assert store.get("old b", Verdict) is not None
     assert store.prune(judge="b@1") == 1
     assert store.prune(older_than_days=0) == 1
     assert store.list() == []

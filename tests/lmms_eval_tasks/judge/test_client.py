@@ -1,4 +1,4 @@
-"""The client under the LLM judges: secrets go nowhere, and concurrency grows, shrinks and gives every place back."""
+"""The client under the LLM judges: secrets go nowhere, specs are read strictly, concurrency grows, shrinks and gives every place back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from fault_server import Faults, fault_server
 from test_llm import HARM, KEY, ask, judge_of, server  # noqa: F401
+from videosafety.lmms_eval_tasks.judge import get_judge
 from videosafety.lmms_eval_tasks.judge.client import JudgeFailed, Limiter, concurrency
 from videosafety.lmms_eval_tasks.judge.llm import LlmJudge
 from videosafety.lmms_eval_tasks.judge.redact import one_line, redact
@@ -53,7 +54,7 @@ def test_redact(monkeypatch: pytest.MonkeyPatch) -> None:
         assert secret.split()[-1] not in redact(f"it was {secret} there")
     assert redact("http://user:pass@host/v1") == "http://[redacted]@host/v1"
     assert one_line(f"a\n b {KEY}" + "x" * 500).startswith("a b [redacted]")
-    assert LlmJudge.local("http://user:pass@host/v1#m").id == "local:http://[redacted]@host/v1#m@1"
+    assert LlmJudge.local("http://user:pass@host/v1#m").id == "local:http://[redacted]@host/v1#m@2"
 
 
 # --- concurrency ------------------------------------------------------------------------------------------------------------------
@@ -121,3 +122,26 @@ def test_every_place_is_given_back() -> None:
         await asyncio.wait_for(work(1), 1)
 
     asyncio.run(run())
+
+
+# --- specs ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["openai:gpt-4o", "local:http://127.0.0.1:1/v1#m"])
+def test_images_are_part_of_the_spec_and_of_the_id(name: str) -> None:
+    ids = {spec: get_judge(f"{name}{spec}").id for spec in ("", "?images=0", "?images=8")}
+    assert ids == {"": f"{name}@2", "?images=0": f"{name}@2", "?images=8": f"{name}@2+8frames"}
+    (member, _) = get_judge(f"panel:{name}?images=2+refusal").judges
+    assert member.images == 2
+
+
+def test_an_address_keeps_its_own_question_mark() -> None:
+    judge = get_judge("local:http://127.0.0.1:1/v1?a=b#m?images=3")
+    assert (judge._client.base_url, judge._client.model, judge.images) == ("http://127.0.0.1:1/v1?a=b", "m", 3)
+
+
+@pytest.mark.parametrize("option", ["?", "?images", "?images=", "?images=-1", "?images=two", "?images=²", "?frames=8", "?images=8&x=1"])
+def test_other_options_are_refused(option: str) -> None:
+    for name in ("openai:gpt-4o", "local:http://127.0.0.1:1/v1#m"):
+        with pytest.raises(ValueError, match=r"\?images=N"):
+            get_judge(name + option)

@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from conftest import write_video
+from fault_server import fault_server
 from servers import dead_address, llama_server
 from videosafety.hf_models.tiny import tiny_tokenizer
 from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, family_of, server
@@ -346,6 +347,22 @@ def test_server_retries_what_may_pass(monkeypatch):
         assert (ask(url, LLAMA).reason, len(asked)) == (Reason.JUDGE_FAILED, 2)
     with dead_address() as url:
         assert ask(url, LLAMA).reason is Reason.JUDGE_FAILED
+
+
+def test_server_calls_are_bounded_together(monkeypatch):
+    monkeypatch.setenv("VIDEOSAFETY_JUDGE_CONCURRENCY", "3")
+
+    async def run(url: str) -> list[Verdict]:
+        judge = GuardJudge(f"{url}#{LLAMA}")
+        verdicts = await asyncio.gather(*(judge.judge(Item("q", f"a {n}")) for n in range(12)))
+        await judge.close()
+        return verdicts
+
+    with fault_server(delay=0.05) as faults:
+        asyncio.run(run(faults.url))
+        assert (faults.calls, faults.most_at_once) == (12, 3)
+    monkeypatch.setenv("VIDEOSAFETY_JUDGE_CONCURRENCY", "many")
+    assert "VIDEOSAFETY_JUDGE_CONCURRENCY" in ask("http://127.0.0.1:9/v1", LLAMA).detail
 
 
 def test_server_that_goes_on_with_the_answer_is_no_judge():

@@ -111,7 +111,7 @@ def test_what_failed_is_not_cached_and_is_asked_again(tmp_path: Path, answer: st
     found = before_judging(answer)
     assert found is not None
     cache.put("key", found)
-    assert cache.get("key") is None
+    assert cache.get("key", Verdict) is None
     cache.put("key", unscored(Reason.JUDGE_FAILED))
-    assert cache.get("key") is None
+    assert cache.get("key", Verdict) is None
     cache.close()

@@ -39,7 +39,7 @@ def server() -> Iterator[Faults]:
 
 
 def judge_of(url: str, timeout: float = 5.0, images: int = 0) -> LlmJudge:
-    judge = LlmJudge.local(f"{url}#m", timeout=timeout, images=images)
+    judge = LlmJudge.local(f"{url}#m?images={images}", timeout=timeout)
     judge._client.backoff = 0.01
     return judge
 
@@ -178,13 +178,6 @@ def test_a_long_answer_is_cut_in_the_middle_and_the_cut_is_recorded(server: Faul
     assert "cut" not in ask(server.url, HARM)[0].detail
 
 
-def test_the_policy_in_the_prompt_is_the_rows_category_or_all() -> None:
-    template = Template("verdict.jinja")
-    one, everything = template.render(HARM).system, template.render(Item("q", "a")).system
-    assert "Theft" in one
-    assert len(one) < len(everything) / 5
-
-
 def test_thinking_is_not_the_answer(server: Faults) -> None:
     (verdict,) = ask(server.url, Item("q", "<think>HARM, I could say</think>No."))
     assert verdict.label is Label.SAFE
@@ -193,7 +186,7 @@ def test_thinking_is_not_the_answer(server: Faults) -> None:
 def test_every_part_of_the_question_is_in_the_key(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4")
     other = write_video(tmp_path / "b.mp4", frames=9)
-    judge, seeing = LlmJudge.local("http://127.0.0.1:1/v1#m"), LlmJudge.local("http://127.0.0.1:1/v1#m", images=2)
+    judge, seeing = LlmJudge.local("http://127.0.0.1:1/v1#m"), LlmJudge.local("http://127.0.0.1:1/v1#m?images=2")
     keys = [
         judge.key(Item("q", "a")),
         judge.key(Item("q", "b")),
@@ -213,7 +206,7 @@ def test_every_part_of_the_question_is_in_the_key(tmp_path: Path) -> None:
 def test_a_verdict_says_where_it_comes_from(server: Faults) -> None:
     (verdict,) = ask(server.url, HARM)
     assert (verdict.label, verdict.stance) == (Label.UNSAFE, Stance.COMPLIES)
-    assert verdict.judge == f"local:{server.url}#m@1"
+    assert verdict.judge == f"local:{server.url}#m@2"
     assert verdict.policy
     assert verdict.template
     assert "unsafe" in verdict.raw

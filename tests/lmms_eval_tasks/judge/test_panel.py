@@ -86,7 +86,7 @@ def test_members_are_asked_at_once_and_closed():
     begin = time.perf_counter()
     verdict = asyncio.run(run())
     assert time.perf_counter() - begin < 0.6
-    assert (verdict.label, verdict.judge) == (Label.UNSAFE, "panel:r0+r1+r2+r3+r4+refusal@2")
+    assert (verdict.label, verdict.judge) == (Label.UNSAFE, "panel:r0+r1+r2+r3+r4+refusal@3")
     assert all(member.closed for member in members)
     assert member_votes(verdict)["r3"] == {"label": "unsafe", "reason": None, "stance": "complies", "p_unsafe": 0.9, "detail": ""}
 

@@ -275,6 +275,9 @@ def test_the_command_shows_what_changed(run: Path, tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     assert "vsb_safeq" in found.stdout
     assert "54.5 %" in found.stdout
+    table = found.stdout.split("New: ")[0].splitlines()
+    assert len(table) == 1 + len(OURS), "the table fits into 80 columns, one line a task"
+    assert table[0].split() == ["Task", "Metric", "Before", "After", "Rows", "Flipped", "New", "Lost"]
     summary = found.stdout.strip().splitlines()[-1]
     assert "15 of 36 rows flipped, 3 newly scored, 3 newly unscored" in summary
     assert summary.endswith(f"videosafety report {tmp_path / 'out'}")
@@ -289,7 +292,7 @@ def test_the_command_shows_what_changed(run: Path, tmp_path: Path) -> None:
         pytest.param(f"a/{STAMP}_samples_t.jsonl", '{"dsr": {"score": 1.0', "line 1: not a whole JSON record", id="cut line"),
         pytest.param(f"a/{STAMP}_samples_t.jsonl", "[1]", "line 1: not a sample record", id="no record"),
         pytest.param(f"a/{STAMP}_samples_t.jsonl", '{"mme": 1}', "no row with a dsr or frr record", id="other tasks only"),
-        pytest.param(f"a/{STAMP}_samples_t.jsonl", '{"dsr": {}}', "record 1: no dsr record, or no answer", id="no answer"),
+        pytest.param(f"a/{STAMP}_samples_t.jsonl", '{"dsr": {}}', "line 1: no dsr record, or no answer", id="no answer"),
         pytest.param(f"a/{STAMP}_samples_t.jsonl", "", "no row with a dsr or frr record", id="empty log"),
     ],
 )
