@@ -1,0 +1,217 @@
+"""Calibration: figures against slow definitions, thresholds that keep their promise, and files that say what is wrong with them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from videosafety.hf_models.calibrate import (
+    Calibration,
+    Threshold,
+    auroc,
+    calibrate,
+    ece,
+    fit,
+    fit_temperature,
+    load_calibration,
+    scale,
+    threshold_for,
+)
+from videosafety.main import app
+
+
+def slow_auroc(scores: list[float], labels: list[int]) -> float:
+    pairs = [(h, s) for h, s in itertools.product(range(len(scores)), repeat=2) if labels[h] == 1 and labels[s] == 0]
+    return sum(1.0 if scores[h] > scores[s] else 0.5 if scores[h] == scores[s] else 0.0 for h, s in pairs) / len(pairs)
+
+
+def drawn(n: int = 400, seed: int = 0, spread: float = 2.0) -> tuple[list[float], list[int]]:
+    """Calibrated probabilities and labels drawn by them."""
+    random = np.random.default_rng(seed)
+    p = 1 / (1 + np.exp(-random.normal(0, spread, n)))
+    return p.tolist(), (random.random(n) < p).astype(int).tolist()
+
+
+@pytest.mark.parametrize("digits", [1, 2, 6], ids=["many ties", "some ties", "hardly any"])
+def test_auroc_is_the_chance_that_harm_ranks_higher(digits: int) -> None:
+    scores, labels = drawn(80)
+    rounded = [round(s, digits) for s in scores]
+    assert auroc(rounded, labels) == pytest.approx(slow_auroc(rounded, labels), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "wanted"),
+    [
+        pytest.param([0.1, 0.9], [0, 1], 1.0, id="perfect"),
+        pytest.param([0.9, 0.1], [0, 1], 0.0, id="upside down"),
+        pytest.param([0.5, 0.5, 0.5], [0, 1, 1], 0.5, id="constant"),
+        pytest.param([0.5, 0.7], [1, 1], None, id="one kind only"),
+        pytest.param([], [], None, id="nothing"),
+    ],
+)
+def test_auroc_at_its_ends(scores: list[float], labels: list[int], wanted: float | None) -> None:
+    assert auroc(scores, labels) == wanted
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "says"),
+    [
+        pytest.param([0.1, math.nan], [0, 1], "finite", id="NaN is no score"),
+        pytest.param([0.1, math.inf], [0, 1], "finite", id="infinite"),
+        pytest.param([0.1, 0.2], [0, -100], "0 .safe. or 1", id="unlabelled"),
+        pytest.param([0.1, 0.2], [0], "one length", id="of different length"),
+    ],
+)
+def test_what_is_no_score_or_label_is_refused(scores: list[float], labels: list[int], says: str) -> None:
+    for figure in (auroc, ece, fit_temperature):
+        with pytest.raises(ValueError, match=says):
+            figure(scores, labels)
+
+
+def test_ece_of_rows_worked_out_by_hand() -> None:
+    # two rows in the bin of 0.05 (mean 0.04, half harmful), one in the last bin (1.0, harmful), 15 bins
+    assert ece([0.02, 0.06, 1.0], [0, 1, 1]) == pytest.approx((abs(0.04 - 0.5) * 2 + 0.0) / 3)
+    assert ece([0.5] * 4, [0, 1, 0, 1]) == 0.0
+    assert ece([], []) is None
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_spoilt_calibrated_probabilities_is_found(temperature: float) -> None:
+    p, labels = drawn(6000)
+    spoilt = scale(np.array(p), temperature).tolist()  # hotter: too timid; colder: too sure
+    assert fit_temperature(spoilt, labels) == pytest.approx(1 / temperature, rel=0.1)
+    found = fit(spoilt, labels, 0.1)
+    assert found.auroc == pytest.approx(auroc(p, labels), abs=1e-9), "a temperature keeps the order"
+    if temperature != 1.0:
+        assert found.ece_after < found.ece_before / 2
+
+
+def test_separable_rows_take_the_coldest_temperature_and_one_kind_takes_none() -> None:
+    assert fit_temperature([0.4, 0.45, 0.55, 0.6], [0, 0, 1, 1]) == pytest.approx(0.05, rel=1e-3)
+    assert fit_temperature([0.4, 0.6], [1, 1]) == 1.0
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 1 / 3, 0.5, 0.99])
+@pytest.mark.parametrize("rows", [[0.5], [0.1, 0.2, 0.3], [0.5] * 7, [0.0, 0.0, 1.0, 1.0], list(np.linspace(0, 1, 101))], ids=range(5))
+def test_no_more_alarms_than_asked_for_and_no_lower_threshold_would_do(rows: list[float], rate: float) -> None:
+    threshold = threshold_for(rows, rate)
+    assert sum(p > threshold for p in rows) <= rate * len(rows) + 1e-9
+    lower = [p for p in rows if p < threshold]
+    assert not lower or sum(p > max(lower) for p in rows) > rate * len(rows)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
+def test_a_rate_is_a_share_below_one(rate: float) -> None:
+    with pytest.raises(ValueError, match="false-alarm rate"):
+        threshold_for([0.5], rate)
+
+
+def test_a_row_that_sets_the_threshold_does_not_exceed_it_after_a_trip_through_the_file(tmp_path: Path) -> None:
+    """One rounding in the last bit would be a false alarm more than was promised."""
+    p, labels = drawn(999)
+    rows = [{"p_visual": a, "visual_label": b, "p_textual": a, "textual_label": b} for a, b in zip(p, labels, strict=True)]
+    for rate in (0.0, 0.05, 0.2):
+        found = calibrate(rows, rate)
+        (tmp_path / "c.json").write_text(json.dumps(found))
+        loaded = load_calibration(tmp_path / "c.json")
+        alarms = [loaded.flagged(a, None) for a, label in zip(p, labels, strict=True) if label == 0]
+        assert sum(map(bool, alarms)) / len(alarms) == found["visual"]["false_alarm_rate"] <= rate
+        assert loaded.visual.raw == pytest.approx(max(a for a in p if not loaded.flagged(a, None)), abs=1e-6)
+
+
+def test_held_out_figures_are_worse_than_those_on_the_fitted_rows_where_there_is_nothing_to_learn() -> None:
+    random = np.random.default_rng(1)
+    found = fit(random.random(60).tolist(), ([0, 1] * 30), 0.0)
+    assert found.false_alarm_rate == 0.0
+    assert found.held_out_false_alarm_rate is not None
+    assert found.held_out_false_alarm_rate > 0
+    assert fit([0.1, 0.9], [0, 1], 0.0).held_out_false_alarm_rate is None
+
+
+@pytest.mark.parametrize(
+    ("visual", "textual", "flagged"),
+    [(0.6, 0.1, True), (0.1, 0.6, True), (0.5, 0.5, False), (None, 0.6, True), (0.6, None, True), (None, 0.4, False), (None, None, None)],
+)
+def test_either_raises_an_alarm_and_nothing_known_is_nothing_said(
+    visual: float | None, textual: float | None, flagged: bool | None
+) -> None:
+    assert Calibration().flagged(visual, textual) is flagged
+
+
+def test_a_modality_that_was_not_calibrated_raises_no_alarm(tmp_path: Path) -> None:
+    rows = [{"p_visual": p, "visual_label": label} for p, label in ((0.1, 0), (0.2, 0), (0.9, 1))]
+    found = calibrate(rows, 0.0)
+    assert found["textual"] is None
+    assert "0 rows labelled safe" in found["left_out"]["textual"]
+    (tmp_path / "c.json").write_text(json.dumps(found))
+    loaded = load_calibration(tmp_path / "c.json")
+    assert (loaded.flagged(None, 1.0), loaded.flagged(0.9, 1.0), loaded.flagged(0.15, 1.0)) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        pytest.param({"p_visual": 1.5, "visual_label": 1}, "row 1: p_visual is 1.5", id="no probability"),
+        pytest.param({"p_visual": math.nan, "visual_label": 1}, "row 1: p_visual is nan", id="NaN"),
+        pytest.param({"p_visual": "0.5", "visual_label": 1}, "row 1: p_visual is '0.5'", id="text"),
+        pytest.param({"p_visual": 0.5, "visual_label": 2}, "row 1: visual_label is 2", id="no label"),
+        pytest.param({"p_visual": 0.5, "visual_label": True}, "row 1: visual_label is True", id="a truth value"),
+        pytest.param({"p_visual": 0.5, "visual_label": "harmful"}, "row 1: visual_label is 'harmful'", id="a word"),
+        pytest.param({"p_visual": 0.5, "visual_label": 1}, "visual: 0 rows labelled safe and 1", id="one kind only"),
+        pytest.param({"p_visual": None, "visual_label": 1, "error": "no such file"}, "visual: 0 rows labelled safe and 0", id="failed row"),
+        pytest.param({"p_visual": 0.5, "visual_label": -100}, "visual: 0 rows labelled safe and 0", id="unlabelled row"),
+    ],
+)
+def test_rows_that_cannot_calibrate_say_why(row: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        calibrate([row], 0.05)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "nonsense", '{"visual": 3}', '{"visual": {"threshold": 0.5}}', '{"visual": {"threshold": 2, "temperature": 1}}'],
+)
+def test_a_file_that_is_no_calibration_is_one_error_that_names_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match=r"c\.json: not a calibration file .*videosafety guard calibrate --out"):
+        load_calibration(tmp_path / "c.json")
+
+
+def test_a_file_that_is_not_there_is_one_error() -> None:
+    with pytest.raises(ValueError, match=r"gone\.json: cannot be read"):
+        load_calibration(Path("gone.json"))
+
+
+@pytest.mark.parametrize(("value", "temperature"), [(1.1, 1.0), (-0.1, 1.0), (0.5, 0.0), (0.5, math.nan), (math.nan, 1.0)])
+def test_a_threshold_out_of_range_is_refused(value: float, temperature: float) -> None:
+    with pytest.raises(ValueError, match="a threshold lies in"):
+        Threshold(value, temperature)
+
+
+def test_the_command_prints_what_it_writes(tmp_path: Path) -> None:
+    p, labels = drawn(60)
+    lines = [json.dumps({"p_visual": a, "visual_label": b}) for a, b in zip(p, labels, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    args = ["guard", "calibrate", "--labels", str(tmp_path / "rows.jsonl"), "--target", "0.02", "--out", str(tmp_path / "c.json")]
+    table = CliRunner().invoke(app, args)
+    assert table.exit_code == 0, table.output
+    assert "auroc" in table.stdout
+    assert "ece after" in table.stdout
+    assert "safe rows cannot show a rate of 0.02; 50 could" in " ".join(table.stdout.split())
+    told = CliRunner().invoke(app, [*args, "--json"])
+    assert json.loads(told.stdout) == json.loads((tmp_path / "c.json").read_text())
+    assert load_calibration(tmp_path / "c.json").visual.value == json.loads(told.stdout)["visual"]["threshold"]
+
+
+def test_the_command_names_a_line_that_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"p_visual": 0.5}\n{"p_visual"')
+    result = CliRunner().invoke(app, ["guard", "calibrate", "--labels", str(tmp_path / "rows.jsonl")])
+    assert result.exit_code == 2
+    assert "rows.jsonl, line 2: not JSON" in result.stderr
