@@ -2,7 +2,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types format lock clean
+.PHONY: install demo test lint types format docs lock clean
 
 install: .venv/.done
 
@@ -19,7 +19,7 @@ TYPO := $(if $(wildcard $(VIDEOSAFETY_DATA_DIR)/figstep/question),figstep_tiny,v
 
 demo: install
 	rm -rf results/demo
-	$(BIN)/videosafety tiny --out results/demo/tiny
+	$(BIN)/videosafety tiny --plain --out results/demo/tiny
 	$(BIN)/lmms-eval --model videosafety_r1 --model_args pretrained=results/demo/tiny --tasks vsb,vsb_text,$(TYPO) \
 		--batch_size 32 --gen_kwargs max_new_tokens=24 --output_path results/demo/runs --log_samples
 	$(BIN)/videosafety report results/demo/runs --html results/demo/report.html
@@ -34,12 +34,16 @@ lint: install
 # mypy sees the folders as the one package that they install as.
 types: install
 	mkdir -p build/types/videosafety
-	ln -sfn $(CURDIR)/cli/*.py $(CURDIR)/lmms_eval_tasks $(CURDIR)/hf_models build/types/videosafety/
+	ln -sfn $(CURDIR)/cli/*.py $(CURDIR)/lmms_eval_tasks $(CURDIR)/hf_models $(CURDIR)/training_recipes build/types/videosafety/
 	MYPYPATH=build/types $(BIN)/mypy -p videosafety
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages of the benchmarks, from each folder's dataset.yml and README.md.
+docs: install
+	$(BIN)/python -m videosafety.lmms_eval_tasks.docs_pages docs
 
 # Pin everything again, with hashes and without any index's address.
 lock:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from videosafety import judge_cache, judging
+from videosafety import data_sets, guard, judge_cache, judging, models
 
 app = typer.Typer(
     name="videosafety",
@@ -20,9 +20,15 @@ app = typer.Typer(
 )
 
 
+app.add_typer(data_sets.app, name="data")
+app.add_typer(guard.app, name="guard")
 app.add_typer(judge_cache.app, name="judge-cache")
 app.command()(judging.audit)
 app.command()(judging.rescore)
+app.command("judge-sweep")(judging.judge_sweep)
+app.command("build-alarm")(models.build_alarm)
+app.command()(models.convert)
+app.command()(models.fold)
 
 
 def _fail(error: Exception) -> typer.Exit:
@@ -67,43 +73,47 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list i
 @app.command()
 def tiny(
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
-    family: Annotated[str, typer.Option(help="Model family.")] = "videollama3",
-    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Without alarm tokens: the only kind in this version.")] = True,
+    family: Annotated[str, typer.Option(help="videollama3, qwen2_5_vl, qwen3_vl, llava_onevision, smolvlm or internvl.")] = "videollama3",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Without alarm tokens: transformers' own model class, no code in the folder.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Make a tiny random checkpoint with its processor, offline, in seconds: for demos and tests."""
-    if not plain:
-        raise _fail(ValueError("tiny models with alarm tokens are not in this version; leave --no-plain out"))
     from videosafety.hf_models.tiny import build_tiny
 
     if out.exists() and not out.is_dir():
         raise _fail(ValueError(f"{out} is a file; --out names a folder"))
     try:
-        build_tiny(out, family, seed)
-    except ValueError as error:
+        build_tiny(out, family, seed, alarm=not plain)
+    except (ValueError, ImportError) as error:  # SmolVLM's processor needs num2words
         raise _fail(error) from error
-    print(f"{out}: a tiny random {family}. Try it:")
-    print(f"  lmms-eval --model videosafety_r1 --model_args pretrained={out} --tasks vsb_hh --limit 8")
+    print(f"{out}: a tiny random {family}{'' if plain else ' with alarm tokens'}. Try it:")
+    trust = "" if plain else ",trust_remote_code=True"
+    print(f"  lmms-eval --model videosafety_r1 --model_args pretrained={out}{trust} --tasks vsb_hh --limit 8")
 
 
 @app.command()
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Folders or *_results.json files of lmms-eval --output_path … --log_samples.")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Folders or *_results.json files of lmms-eval --output_path … --log_samples; several models may be in them."),
+    ],
     html: Annotated[Path | None, typer.Option(help="Where to write the page; by default report.html in the first folder.")] = None,
 ) -> None:
-    """Show results: a table here, and one self-contained HTML page."""
+    """Show results: a table here, and one self-contained HTML page. Several models become a leaderboard."""
     from videosafety.lmms_eval_tasks.report.html import write_html
     from videosafety.lmms_eval_tasks.report.load import ReportError, load
     from videosafety.lmms_eval_tasks.report.table import print_table
 
-    try:
-        runs = load(results)
-    except ReportError as error:
-        raise _fail(error) from error
-    print_table(runs, Console())
     first = results[0]
     page = html or (first if first.is_dir() else first.parent) / "report.html"
-    write_html(runs, page)
+    try:
+        runs = load(results)
+        print_table(runs, Console())
+        write_html(runs, page)
+    except ReportError as error:
+        raise _fail(error) from error
     print(f"Page: {page}")
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+
+MAX_JSON = 512 * 2**20  # bytes of one JSON or CSV file that is read whole: the largest of our sets has 1.5 MB
+MAX_IMAGE = 64 * 2**20  # bytes of one image inside a Parquet file
+IMAGE_KINDS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}  # first bytes -> suffix
 
 
 class MissingData(SystemExit):
@@ -28,6 +34,105 @@ def local_copy(name: str) -> Path | None:
     root = os.environ.get("VIDEOSAFETY_DATA_DIR")
     folder = Path(root).expanduser() / name if root else None
     return folder if folder is not None and folder.is_dir() else None
+
+
+def find(name: str) -> Path:
+    """The folder of the dataset `name`: VIDEOSAFETY_DATA_DIR/<name>, else what was fetched before, else it is fetched now.
+
+    Raises:
+        MissingData: it is gated, unreleased, or there is no network; one line says what to do.
+    """
+    folder = local_copy(name)
+    if folder is not None:
+        return folder
+    from videosafety.lmms_eval_tasks.fetch import fetched
+
+    return fetched(name)
+
+
+def inside(root: Path, relative: Any, where: str) -> str:
+    """The absolute path of a file that a row names, as text. It need not be there: its row comes out unscored.
+
+    Raises:
+        MissingData: not a relative path below `root`; `where` says which row.
+    """
+    if not isinstance(relative, str) or not relative or "\0" in relative:
+        raise MissingData(f"videosafety: {where}: {relative!r} is no path; fetch the data again")
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise MissingData(f"videosafety: {where}: {relative!r} lies outside {root}; fetch the data again, from its source")
+    return str(path)
+
+
+def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`row[key]`, of the kind it must have. Raises MissingData, naming the row (`where`) and the key, where it is not."""
+    if not isinstance(row, dict):
+        raise MissingData(f"videosafety: {where}: must be an object, got {type(row).__name__}; fetch the data again")
+    value = row.get(key)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        said = "is missing" if key not in row else f"has the wrong kind: {value!r:.80}"
+        raise MissingData(f"videosafety: {where}: {key} {said}; fetch the data again")
+    return value
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds. Raises MissingData: not there, too large, not UTF-8, not JSON."""
+    try:
+        if file.stat().st_size > MAX_JSON:
+            raise MissingData(f"videosafety: {file} is larger than {MAX_JSON >> 20} MiB; that is not this dataset")
+        return json.loads(file.read_bytes().decode("utf-8"))
+    except FileNotFoundError as error:
+        raise MissingData(f"videosafety: {file} is missing; `videosafety data status` shows what the folder must hold") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise MissingData(f"videosafety: {file} is not JSON ({error}); fetch the data again") from error
+
+
+def read_parquet(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, a batch at a time; an image is {"bytes": …, "path": …} as the Hub stores it.
+
+    Raises:
+        MissingData: not there, not Parquet, or without one of the columns.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            if lost := [name for name in columns if name not in table.schema_arrow.names]:
+                raise MissingData(f"videosafety: {file} has no column {', '.join(lost)}; fetch the data again")
+            for batch in table.iter_batches(batch_size=64, columns=columns):
+                yield from batch.to_pylist()
+    except FileNotFoundError as error:
+        raise MissingData(f"videosafety: {file} is missing; `videosafety data status` shows what the folder must hold") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise MissingData(f"videosafety: {file} cannot be read ({error!s:.200}); fetch the data again") from error
+
+
+def image_of(value: Any, name: str, root: Path, where: str) -> str:
+    """The path of a row's image: of a file below `root` that it names, or of its bytes, written to the cache once.
+
+    Args:
+        value: a relative path, or the Hub's {"bytes": bytes | None, "path": str | None}. Bytes win, and `path` is then not looked at.
+        name: the dataset, whose folder of the cache takes the bytes.
+
+    Raises:
+        MissingData: neither, or too large.
+    """
+    if not isinstance(value, dict):
+        return inside(root, value, where)
+    data = value.get("bytes")
+    if data is None:
+        return inside(root, value.get("path"), where)
+    if not isinstance(data, bytes) or len(data) > MAX_IMAGE:
+        raise MissingData(f"videosafety: {where}: an image must be bytes, at most {MAX_IMAGE >> 20} MiB")
+    suffix = next((kind for start, kind in IMAGE_KINDS.items() if data.startswith(start)), ".webp")
+    file = cache_dir() / "images" / name / (hashlib.sha256(data).hexdigest()[:32] + suffix)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{file.name}.{os.getpid()}")
+        part.write_bytes(data)
+        part.replace(file)
+    return str(file)
 
 
 ROW_KEYS = {"id": str, "cell": str, "query": str}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,10 +21,12 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
-from transformers.video_utils import VideoMetadata
 
+from videosafety.hf_models.calibrate import load_calibration
 from videosafety.lmms_eval_tasks import run
+from videosafety.lmms_eval_tasks.alarm import Answer, facts
 from videosafety.lmms_eval_tasks.data import cache_dir
+from videosafety.lmms_eval_tasks.inputs import model_inputs
 from videosafety.lmms_eval_tasks.journal import Journal, checkpoint_identity, digest, media_identity, numbered
 from videosafety.lmms_eval_tasks.judge.verdict import Reason
 from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, plan, prepared
@@ -30,6 +34,10 @@ from videosafety.lmms_eval_tasks.video import FrameCache, Sampling, backend_prob
 
 # What transformers' generate() takes from a task's generation_kwargs. `until` is applied afterwards, on text.
 GENERATION_KEYS = {"max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty"}
+
+# A chat template that ends the prompt inside thinking, as R1's does. The judge must see the tag, or it takes the thoughts for the answer.
+THINKING_OPENED = re.compile(r"<think(?:ing)?>\s*\Z")
+PROMPT_END = 16  # tokens: more than the tag and the white space after it have, even spelt out in bytes
 
 
 class VideoSafetyR1(lmms):
@@ -44,6 +52,7 @@ class VideoSafetyR1(lmms):
         fps, max_frames, max_pixels: which frames the model sees, and at how many pixels each (see `video.Sampling`).
         video_backend: pyav, torchcodec or decord. workers: threads that decode ahead.
         system_prompt: put before every conversation. resume: take finished answers from the journal of an earlier, killed run.
+        calibration: file of `videosafety guard calibrate`, with the thresholds above which an alarm model's row is flagged; 0.5 without.
 
     Raises:
         ValueError: unknown or contradictory arguments, or a video backend that does not work here.
@@ -69,6 +78,7 @@ class VideoSafetyR1(lmms):
         workers: int = 2,
         system_prompt: str | None = None,
         resume: bool = True,
+        calibration: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -83,6 +93,7 @@ class VideoSafetyR1(lmms):
         if problem := backend_problem(video_backend):
             raise ValueError(problem)
 
+        self.calibration = load_calibration(Path(calibration) if calibration else None)
         self.accelerator = Accelerator()
         if torch.distributed.is_initialized():  # asked here: on CPU, accelerate does not always know of the process group
             self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -120,6 +131,7 @@ class VideoSafetyR1(lmms):
             "system_prompt": system_prompt,
             "transformers": transformers.__version__,
         }
+        # What an answer depends on: not the calibration, which is applied to what the journal keeps.
         identity = digest([checkpoint_identity(pretrained, self.settings["commit"]), self.settings])
         self.journal = Journal(cache_dir() / "journal" / identity[:16], resume)
         run.note(
@@ -133,6 +145,7 @@ class VideoSafetyR1(lmms):
                 "batch_size": self.batch_size,
                 "world_size": self._world_size,
                 "note": getattr(self._model.config, "note", None),
+                "calibration": asdict(self.calibration) if hasattr(self._model, "alarm_probs") else None,
             },
         )
 
@@ -161,20 +174,26 @@ class VideoSafetyR1(lmms):
         answers: dict[int, GenerationResult] = {}
         wanted = [i for i, request in enumerate(requests) if not (request.metadata or {}).get("__padding_only__")]
         asked = self._requests([requests[i] for i in wanted], wanted)
+        tasks = {i: requests[i].args[4] for i in wanted}
         todo = []
         for batch in plan(asked, self.batch_size):
-            answers |= {r.index: _result(self.journal.answers[r.key]) for r in batch if r.key in self.journal.answers}
+            kept = [r for r in batch if r.key in self.journal.answers]
+            answers |= {r.index: self._result(r, self.journal.answers[r.key], tasks[r.index]) for r in kept}
             todo.append([r for r in batch if r.index not in answers])
         todo = [batch for batch in todo if batch]
         resumed, failed, started = len(answers), 0, perf_counter()
 
         bar = tqdm(total=len(asked), initial=resumed, desc="Answering", unit="row", disable=self._rank != 0)
-        for ready in prepared(todo, self.frames, self._inputs, self.workers):
-            answers |= {r.index: _failure(Reason.MEDIA_ERROR, message) for r, message in ready.failed}
+        for ready in prepared(todo, self.frames, lambda loaded: model_inputs(self.processor, loaded), self.workers):
             finished, lost = self._answer(ready)
             self.journal.write(finished)
-            answers |= {entry["index"]: _result(entry) for entry in finished}
-            answers |= {r.index: _failure(Reason.GENERATION_FAILED, message) for r, message in lost}
+            entries = {entry["index"]: entry for entry in finished}
+            answered = [item.request for item in ready.loaded if item.request.index in entries]
+            answers |= {r.index: self._result(r, entries[r.index], tasks[r.index]) for r in answered}
+            for request, message in ready.failed:
+                reason = Reason.MEDIA_ERROR if request.media else Reason.GENERATION_FAILED
+                answers[request.index] = _failure(reason, message, tasks[request.index])
+            answers |= {r.index: _failure(Reason.GENERATION_FAILED, message, tasks[r.index]) for r, message in lost}
             failed += len(ready.failed) + len(lost)
             bar.update(len(ready.failed) + len(lost) + len(finished))
         bar.close()
@@ -218,27 +237,6 @@ class VideoSafetyR1(lmms):
             messages.append({"role": message.role, "content": content})
         return messages
 
-    def _inputs(self, batch: list[Loaded]) -> Any:
-        """The processor's tensors for a batch: left-padded, frames given as they were sampled."""
-        conversations = [item.request.messages for item in batch]
-        images = [item.images for item in batch]
-        media: dict[str, Any] = {}
-        if any(item.clips for item in batch):
-            if getattr(self.processor, "video_processor", None) is None:  # a model for images only sees the frames as images
-                conversations = [_frames_as_images(item) for item in batch]
-                images = [item.images + [_image(f) for clip in item.clips for f in clip.frames] for item in batch]
-            else:
-                clips = [clip for item in batch for clip in item.clips]
-                media["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips]
-                media["video_metadata"] = [
-                    VideoMetadata(total_num_frames=c.total, fps=c.fps, duration=c.duration, frames_indices=c.indices) for c in clips
-                ]
-                media["do_sample_frames"] = False
-        if any(images):
-            media["images"] = images
-        text = [self.processor.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
-        return self.processor(text=text, padding=True, return_tensors="pt", **media)
-
     # --- generating -----------------------------------------------------------------------------------------------------------------
 
     def _answer(self, batch: Batch) -> tuple[list[dict[str, Any]], list[tuple[Request, str]]]:
@@ -252,7 +250,7 @@ class VideoSafetyR1(lmms):
                 queue[:0] = [(part, None) for part in (loaded[: self.batch_size], loaded[self.batch_size :])]
                 continue
             try:
-                finished += self._generate(loaded, self._inputs(loaded) if inputs is None else inputs)
+                finished += self._generate(loaded, model_inputs(self.processor, loaded) if inputs is None else inputs)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 message = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
@@ -277,15 +275,34 @@ class VideoSafetyR1(lmms):
         inputs = {k: v.to(self._model.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
         with torch.inference_mode():
             output = self._model.generate(**inputs, **{"max_new_tokens": 1024, **generation})
+        alarms = _probabilities(self._model, len(loaded))
         prompt = inputs["input_ids"].shape[1]
+        ends = self.tokenizer.batch_decode(inputs["input_ids"][:, -PROMPT_END:])
         entries = []
-        for item, mask, row in zip(loaded, inputs["attention_mask"], output[:, prompt:], strict=True):
+        for item, mask, row, end, alarm in zip(loaded, inputs["attention_mask"], output[:, prompt:], ends, alarms, strict=True):
             text = self.tokenizer.decode(row, skip_special_tokens=True)
             for stop in [stops] if isinstance(stops, str) else stops:
                 text = text.split(stop)[0] if stop else text
+            text = f"{opened[0]}{text}" if (opened := THINKING_OPENED.search(end)) else text
             counts = {"input_tokens": int(mask.sum()), "output_tokens": int((row != self.tokenizer.pad_token_id).sum())}
-            entries.append({"key": item.request.key, "index": item.request.index, "text": text, **counts})
+            entries.append({"key": item.request.key, "index": item.request.index, "text": text, "alarm": alarm, **counts})
         return entries
+
+    def _result(self, request: Request, entry: dict[str, Any], task: str) -> GenerationResult:
+        """A journal entry as lmms-eval takes it: the text knows its task and, from an alarm model, its probabilities."""
+        alarm = None
+        if entry.get("alarm") is not None:
+            alarm = facts(entry["alarm"], shown=bool(request.media))
+            alarm["flagged"] = self.calibration.flagged(alarm["visual"], alarm["textual"])
+        return GenerationResult(Answer(entry["text"], task, alarm), TokenCounts(entry["input_tokens"], entry["output_tokens"]))
+
+
+def _probabilities(model: Any, rows: int) -> list[list[float | None] | None]:
+    """What an alarm model's last generate() said of each prompt, None for a token that was not there; None a row for other models."""
+    found = getattr(model, "last_alarm_probs", None)
+    if found is None:
+        return [None] * rows
+    return [[None if p != p else p for p in pair] for pair in found.tolist()]
 
 
 def _refuse_unknown(unknown: dict[str, Any]) -> None:
@@ -303,26 +320,5 @@ def _auto_class(pretrained: str, source: dict[str, Any]) -> Any:
     return AutoModelForCausalLM if only_causal else AutoModelForImageTextToText
 
 
-def _frames_as_images(item: Loaded) -> list[dict[str, Any]]:
-    counts = iter(len(clip.frames) for clip in item.clips)
-    messages = []
-    for message in item.request.messages:
-        content = []
-        for part in message["content"]:
-            content += [{"type": "image"}] * next(counts) if part["type"] == "video" else [part]
-        messages.append({**message, "content": content})
-    return messages
-
-
-def _image(frame: Any) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(frame)
-
-
-def _result(entry: dict[str, Any]) -> GenerationResult:
-    return GenerationResult(entry["text"], TokenCounts(entry["input_tokens"], entry["output_tokens"]))
-
-
-def _failure(reason: Reason, message: str) -> GenerationResult:
-    return GenerationResult(f"[VIDEOSAFETY_UNSCORED {reason.value}] {message}")
+def _failure(reason: Reason, message: str, task: str) -> GenerationResult:
+    return GenerationResult(Answer(f"[VIDEOSAFETY_UNSCORED {reason.value}] {message}", task))

@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
-from videosafety.lmms_eval_tasks.video import Clip, FrameCache, MediaError, load_image
+from videosafety.lmms_eval_tasks.video import Clip, MediaError, Sampling, load_image
 
 BATCHES_AHEAD = 2
+
+
+class Frames(Protocol):
+    """What decodes: a `FrameCache`, or anything else with its `get`, which raises MediaError."""
+
+    sampling: Sampling
+
+    def get(self, path: str) -> Clip: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class Batch:
-    """What the model gets next: requests with decoded media, tensors ready, and those whose media could not be read."""
+    """What the model gets next: requests with decoded media, tensors ready, and those that cannot be shown to it, each with the reason."""
 
     loaded: list[Loaded]
     inputs: Any
@@ -71,44 +79,61 @@ def plan(requests: list[Request], batch_size: int) -> list[list[Request]]:
     return batches
 
 
-def load(request: Request, cache: FrameCache) -> Loaded:
+def load(request: Request, cache: Frames) -> Loaded:
     """Decode a request's media. Raises MediaError."""
     budget = cache.sampling.max_pixels
     return Loaded(request, [cache.get(video) for video in request.videos], [load_image(image, budget) for image in request.images])
 
 
+def _parts(loaded: list[Loaded], to_inputs: Callable[[list[Loaded]], Any]) -> Iterator[Batch]:
+    """A batch with its tensors; where the processor refuses it, its halves: clips of unlike length that it cannot stack part ways, and a
+    request that it refuses even alone (a clip too short for it, say) has failed, alone."""
+    try:
+        yield Batch(loaded, to_inputs(loaded), [])
+    except ValueError as error:
+        problem = f"the processor refused it: {' '.join(str(error).split())}"
+    else:
+        return
+    if len(loaded) == 1:
+        yield Batch([], None, [(loaded[0].request, problem)])
+        return
+    for half in (loaded[: len(loaded) // 2], loaded[len(loaded) // 2 :]):
+        yield from _parts(half, to_inputs)
+
+
 def prepared(
     batches: list[list[Request]],
-    cache: FrameCache,
+    cache: Frames,
     to_inputs: Callable[[list[Loaded]], Any],
     workers: int,
 ) -> Iterator[Batch]:
-    """Yield batches in order, with at most BATCHES_AHEAD in preparation while the caller works on one.
+    """Yield batches in order (or their parts, see `_parts`), with at most BATCHES_AHEAD in preparation while the caller works on one.
 
     `workers` threads decode; one thread makes tensors, because fast tokenizers must not be used from two threads at once.
     """
     decoders = ThreadPoolExecutor(workers, thread_name_prefix="videosafety-decode")
     assembler = ThreadPoolExecutor(1, thread_name_prefix="videosafety-prepare")
 
-    def assemble(pairs: list[tuple[Request, Future[Loaded]]]) -> Batch:
+    def assemble(pairs: list[tuple[Request, Future[Loaded]]]) -> list[Batch]:
         loaded, failed = [], []
         for request, future in pairs:
             try:
                 loaded.append(future.result())
             except MediaError as error:
                 failed.append((request, str(error)))
-        return Batch(loaded, to_inputs(loaded) if loaded else None, failed)
+        parts = list(_parts(loaded, to_inputs)) if loaded else []
+        return [Batch([], None, failed), *parts] if failed else parts
 
-    def submit(batch: list[Request]) -> Future[Batch]:
+    def submit(batch: list[Request]) -> Future[list[Batch]]:
         return assembler.submit(assemble, [(request, decoders.submit(load, request, cache)) for request in batch])
 
     rest = iter(batches)
-    ahead: deque[Future[Batch]] = deque(submit(batch) for batch in islice(rest, BATCHES_AHEAD))
+    ahead: deque[Future[list[Batch]]] = deque(submit(batch) for batch in islice(rest, BATCHES_AHEAD))
     try:
         while ahead:
             ready = ahead.popleft().result()
             ahead.extend(submit(batch) for batch in islice(rest, 1))
-            yield ready
+            yield from ready
     finally:
         assembler.shutdown(wait=False, cancel_futures=True)
         decoders.shutdown(wait=False, cancel_futures=True)

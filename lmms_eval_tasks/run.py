@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
-from videosafety.lmms_eval_tasks.data import MissingData
-from videosafety.lmms_eval_tasks.judge import get_judge, judge_spec
+from videosafety.lmms_eval_tasks.data import MissingData, find
+from videosafety.lmms_eval_tasks.judge import get_judge, judge_facts, judge_spec
 from videosafety.lmms_eval_tasks.judge.policy import policy, policy_hash
 
 # lmms-eval copies a task's metadata into the results file after the model is built. The YAMLs reference this very object
@@ -29,6 +30,27 @@ def start() -> None:
         judge = get_judge(judge_spec())
     except ValueError as error:
         raise MissingData(f"videosafety: {error}") from error
-    note("judge", {"spec": judge_spec(), "id": judge.id})
+    note("judge", judge_facts(judge_spec(), judge))
     note("policy", {"version": policy()["version"], "hash": policy_hash()})
     note("versions", {name: importlib.metadata.version(name) for name in ("videosafety", "lmms_eval", "transformers", "torch", "av")})
+
+
+def data_folder(name: str, **more: Any) -> Path:
+    """Start a task on the data set `name`: its folder, with what it is recorded in the results.
+
+    `revision` there is the commit that was fetched, None for a copy laid out by hand: that is then not known to be the `pinned` one.
+    `more`: further facts to record.
+
+    Raises:
+        MissingData: no such judge, or the data is not here and cannot be fetched.
+    """
+    from videosafety.lmms_eval_tasks.catalog import catalog  # here: lmms-eval imports this file at every start, for its tasks too
+    from videosafety.lmms_eval_tasks.fetch import status
+
+    start()
+    root, known = find(name), catalog()[name]
+    note(
+        "data",
+        {name: {"name": known.title, "revision": status(name).revision, "pinned": known.source.revision, "folder": str(root), **more}},
+    )
+    return root

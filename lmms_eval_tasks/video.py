@@ -21,6 +21,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from videosafety.lmms_eval_tasks.whole_images import whole_images_only
+
 BACKENDS = ("pyav", "torchcodec", "decord")
 # Benchmark media are hostile input. A file may neither reach out (playlists, nested URLs) nor make the decoder allocate without end.
 OPEN_OPTIONS = {
@@ -283,10 +285,11 @@ def fit(frame: np.ndarray, max_pixels: int | None) -> np.ndarray:
 def load_image(image: str | os.PathLike[str] | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """An image as RGB, within the pixel budget. Raises MediaError where it is missing, corrupt or too large."""
     try:
-        opened = Image.open(checked_file(image)) if isinstance(image, (str, os.PathLike)) else image
-        if opened.width * opened.height > MAX_FRAME_PIXELS:
-            raise MediaError(f"{image}: {opened.width}x{opened.height} is over the limit of {MAX_FRAME_PIXELS} pixels")
-        rgb = opened.convert("RGB")
+        with whole_images_only():
+            opened = Image.open(checked_file(image)) if isinstance(image, (str, os.PathLike)) else image
+            if opened.width * opened.height > MAX_FRAME_PIXELS:
+                raise MediaError(f"{image}: {opened.width}x{opened.height} is over the limit of {MAX_FRAME_PIXELS} pixels")
+            rgb = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on hostile files
         raise MediaError(f"{image}: not a readable image ({error})") from error
     return Image.fromarray(fit(np.asarray(rgb), max_pixels)) if max_pixels else rgb

@@ -62,7 +62,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random VideoLlama3 checkpoint."""
     from videosafety.hf_models.tiny import build_tiny
 
-    return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
+    return build_tiny(tmp_path_factory.mktemp("models") / "tiny", alarm=False)
 
 
 def write_video(path: Path, frames: int = 16, fps: int = 8, size: tuple[int, int] = (64, 48), gop: int = 8, codec: str = "libx264") -> Path:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from videosafety.lmms_eval_tasks import metrics
+from videosafety.lmms_eval_tasks.logs import METRICS, RESULTS, SAMPLES, metric_of, read_results, read_samples
+from videosafety.lmms_eval_tasks.logs import LogError as ReportError
 from videosafety.lmms_eval_tasks.metrics import Rate
+from videosafety.lmms_eval_tasks.report.further import COMPANIONS, ROUNDED, Figure, further, mean_of
 
-METRICS = ("dsr", "frr")
-RESULTS_SUFFIX = "_results.json"
-
-
-class ReportError(ValueError):
-    """The input is no usable results folder; the message names the file and says what to do."""
+NAMED_TASKS = 6  # a group of more is said to be over so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +37,26 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One safety task of one run. `samples` is None where the run was made without --log_samples."""
+    """One safety task of one run. `samples` is None where the run was made without --log_samples, and `also` is empty then.
+
+    `metric` is dsr, frr, or what the task counts by rule, such as an accuracy; `also` its further figures in the order of the task.
+    """
 
     name: str
     metric: str
     rate: Rate
     samples: tuple[Sample, ...] | None
+    higher: bool = True  # whether higher is better
+    also: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group's figures over its tasks, those of groups inside it included. Without sample logs they are as stated, without interval."""
+
+    name: str
+    tasks: tuple[str, ...]
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,7 @@ class Run:
     tasks: dict[str, Task]
     other: dict[str, tuple[str, float | None]]
     remarks: tuple[str, ...] = field(default=())
+    groups: tuple[Group, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -106,61 +120,54 @@ def _label(i: int) -> str:
 
 def _results_files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(path.rglob(f"*{RESULTS_SUFFIX}"))
+        found = sorted(path.rglob(f"*{RESULTS}"))
         if not found:
-            raise ReportError(f"{path}: no *{RESULTS_SUFFIX} in this folder. Give the folder that lmms-eval's --output_path named.")
+            raise ReportError(f"{path}: no *{RESULTS} in this folder. Give the folder that lmms-eval's --output_path named.")
         return found
     if not path.exists():
         raise ReportError(f"{path}: no such file or folder.")
-    if not path.name.endswith(RESULTS_SUFFIX):
-        raise ReportError(f"{path}: not a results file. Give the *{RESULTS_SUFFIX} that lmms-eval wrote, or its folder.")
+    if not path.name.endswith(RESULTS):
+        raise ReportError(f"{path}: not a results file. Give the *{RESULTS} that lmms-eval wrote, or its folder.")
     return [path]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ReportError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Copy the file again, or repeat the run."
-        ) from error
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
 def _read_run(path: Path) -> Run:
-    try:
-        raw = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}). Copy the file again, or repeat the run.") from error
-    if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
-        raise ReportError(f"{path}: no `results` in this file. Is it one that lmms-eval wrote?")
-    stamp = path.name.removesuffix(RESULTS_SUFFIX)
+    raw = read_results(path)
+    stamp = path.name.removesuffix(RESULTS)
     groups = {name for name, members in _mapping(raw.get("group_subtasks")).items() if members} | set(_mapping(raw.get("groups")))
     tasks: dict[str, Task] = {}
     other: dict[str, tuple[str, float | None]] = {}
+    records: dict[str, Columns] = {}
     remarks: list[str] = []
     for name, body in raw["results"].items():
         if name in groups:
             continue
         figures = _figures(path, name, body)
-        log = path.with_name(f"{stamp}_samples_{name}.jsonl")
-        samples = tuple(_read_samples(log, name)) if log.is_file() else None
-        metric = samples[0].metric if samples else next((m for m in METRICS if m in figures and "n_scored" in figures), None)
+        log = path.with_name(f"{stamp}{SAMPLES}{name}.jsonl")
+        # a task of ours names its main metric first, and prints n beside it
+        main = next((m for m in (*METRICS, *figures) if m in figures and m not in COMPANIONS and "n_scored" in figures), None)
+        samples, records[name] = _read_rows(log, name, main, figures) if log.is_file() else (None, {})
+        metric = samples[0].metric if samples else main
         if metric is None:
             other[name] = next((pair for pair in figures.items() if pair[0] != "samples"), ("no figure", None))
             continue
         noted = _noted_rate(path, name, metric, figures)
+        higher = _higher(raw, name, metric)
         if samples:
             measured = rate_of(samples)
-            tasks[name] = Task(name, metric, measured, samples)
-            remarks += _differences(name, measured, noted)
+            also = _also(raw, name, records[name], figures)
+            tasks[name] = Task(name, metric, measured, samples, higher, also)
+            remarks += _differences(name, measured, noted) + _also_differences(name, also, figures)
+            records[name][metric] = [sample.record for sample in samples]
         elif noted:
-            tasks[name] = Task(name, metric, noted, None)
+            tasks[name] = Task(name, metric, noted, None, higher)
     if any(task.samples is None for task in tasks.values()):
         bare = ", ".join(task.name for task in tasks.values() if task.samples is None)
-        remarks.append(f"Without sample logs: {bare}. Figures per category, language and answer need a run with --log_samples.")
-    return Run(path, "", str(raw.get("date") or stamp), raw, tasks, other, tuple(remarks))
+        remarks.append(
+            f"Without sample logs: {bare}. Figures per category, language and answer, and further metrics, need a run with --log_samples."
+        )
+    found = tuple(group for name in raw["results"] if name in groups and (group := _group(path, raw, name, tasks, records)).figures)
+    return Run(path, "", str(raw.get("date") or stamp), raw, tasks, other, tuple(remarks), found)
 
 
 def _figures(path: Path, task: str, body: Any) -> dict[str, float | None]:
@@ -203,29 +210,93 @@ def _differences(task: str, measured: Rate, noted: Rate | None) -> list[str]:
     return []
 
 
-def _read_samples(path: Path, task: str) -> Iterator[Sample]:
-    """The rows of a log that carry a dsr or frr record; nothing for a task of another kind."""
-    # split at LF only: str.splitlines would also cut at U+2028, which answers may hold unescaped
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ReportError(
-                f"{where}: not a whole JSON record ({error.msg}). The run was stopped while writing, or the copy is cut: "
-                "repeat the run, or delete this line and read the report's remark on missing rows."
-            ) from error
-        if not isinstance(row, dict):
-            raise ReportError(f"{where}: not a sample record. Is it a log that lmms-eval wrote?")
-        metric = next((m for m in METRICS if isinstance(row.get(m), dict)), None)
+Columns = dict[str, list[dict[str, Any]]]  # metric -> the record of every row
+
+
+def _read_rows(path: Path, task: str, main: str | None, figures: Iterable[str]) -> tuple[tuple[Sample, ...], Columns]:
+    """The rows of a log that carry a record of dsr, frr or the task's `main` metric, and their records of further figures.
+
+    Nothing for a task of another kind.
+    """
+    samples: list[Sample] = []
+    columns: Columns = {}
+    for where, row in read_samples(path):
+        metric = metric_of(row) or (main if main and isinstance(row.get(main), dict) else None)
         if metric is None:
             continue
         record = row[metric]
         if record.get("score", 0.0) not in (0.0, 1.0):
             raise ReportError(f"{where}: score {record['score']!r} of {metric} is neither 0 nor 1. Repeat the run.")
-        yield Sample(task, metric, _text(row.get("input")), _text(row.get("filtered_resps")), record)
+        samples.append(Sample(task, metric, _text(row.get("input")), _text(row.get("filtered_resps")), record))
+        for name in figures:
+            if name not in (metric, *COMPANIONS) and isinstance(row.get(name), dict):
+                columns.setdefault(name, []).append(row[name])
+    return tuple(samples), columns
+
+
+def _also(raw: dict[str, Any], task: str, columns: Columns, figures: dict[str, float | None]) -> tuple[Figure, ...]:
+    """A task's further figures, in the order of the results file."""
+    listed = _mapping(_mapping(raw.get("configs")).get(task)).get("metric_list")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    made_by = {entry.get("metric"): _function_name(entry.get("aggregation")) for entry in entries}
+    return tuple(further(name, columns[name], figures[name], made_by.get(name, ""), _higher(raw, task, name)) for name in columns)
+
+
+def _function_name(written: Any) -> str:
+    """ "share" of "<function share at 0x7f…>", as lmms-eval writes an aggregation."""
+    found = re.match(r"<function (\w+) at ", str(written))
+    return found[1] if found else ""
+
+
+def _higher(raw: dict[str, Any], task: str, metric: str) -> bool:
+    """Whether higher is better, as the results file says; where it does not, of all metrics but frr."""
+    noted = _mapping(_mapping(raw.get("higher_is_better")).get(task)).get(metric)
+    return noted if isinstance(noted, bool) else metric != "frr"
+
+
+def _also_differences(task: str, also: Iterable[Figure], figures: dict[str, float | None]) -> list[str]:
+    """Remarks where a further figure of the sample log is not the one in results.json."""
+    return [
+        f"{task}: the sample log gives {figure.rate.value:.4f} for {figure.name}, results.json {stated:.4f}; shown is the sample log."
+        for figure in also
+        if figure.rate.value is not None and (stated := figures[figure.name]) is not None and abs(figure.rate.value - stated) > ROUNDED
+    ]
+
+
+def _group(path: Path, raw: dict[str, Any], name: str, tasks: dict[str, Task], records: dict[str, Columns]) -> Group:
+    """A group with every figure that its tasks here have records of; empty where it pools nothing.
+
+    A results file does not say whether a group weights its tasks by their rows: the figure that it states does. One that is neither mean
+    is shown as stated, without interval.
+    """
+    members = tuple(_members(_mapping(raw.get("group_subtasks")), name))
+    figures = []
+    for metric, stated in _figures(path, name, raw["results"][name]).items():
+        holders = [task for task in members if task in tasks and (metric == tasks[task].metric or metric in records[task])]
+        if metric in (*COMPANIONS, "samples") or not holders:
+            continue
+        parts = [_clustered(task, records[task].get(metric, [])) for task in holders]
+        means = [mean_of(parts, weights) for weights in ([float(len(part)) for part in parts], [1.0] * len(parts)) if all(parts)]
+        rate = next((r for r in means if _agree(r.value, stated)), None)
+        shown = means[:1] or [tasks[task].rate for task in holders]
+        n, n_scored = sum(r.n for r in shown), sum(r.n_scored for r in shown)
+        over = f"over {', '.join(holders)}" if len(holders) <= NAMED_TASKS else f"over {len(holders)} tasks"
+        kept = rate or Rate(n, n_scored, stated, None, None, None, None)
+        figures.append(Figure(metric, kept, _higher(raw, holders[0], metric), over))
+    return Group(name, members, tuple(figures))
+
+
+def _agree(found: float | None, stated: float | None) -> bool:
+    return found is stated if found is None or stated is None else abs(found - stated) < ROUNDED
+
+
+def _members(subtasks: dict[str, Any], group: str) -> Iterator[str]:
+    """The tasks of a group, those of groups inside it included."""
+    for name in subtasks.get(group) or ():
+        if subtasks.get(name):
+            yield from _members(subtasks, name)
+        else:
+            yield name
 
 
 def _text(value: Any) -> str:
@@ -238,6 +309,25 @@ def _text(value: Any) -> str:
 def rate_of(samples: Iterable[Sample]) -> Rate:
     """The rate of these rows, rows of one video counted as one cluster."""
     return metrics.rate_of([sample.record for sample in samples])
+
+
+def pooled(tasks: Sequence[Task]) -> Rate:
+    """The main figure of several tasks of one metric together, weighted by their rows as groups are; without sample logs no interval."""
+    if len(tasks) == 1:
+        return tasks[0].rate
+    if all(task.samples for task in tasks):
+        parts = [_clustered(task.name, [sample.record for sample in task.samples or ()]) for task in tasks]
+        return mean_of(parts, [float(len(part)) for part in parts])
+    sizes = [task.rate.n for task in tasks]
+    value, low, high = (
+        metrics.pooled([getattr(task.rate, part) for task in tasks], sizes) for part in ("value", "bound_low", "bound_high")
+    )
+    return Rate(sum(sizes), sum(task.rate.n_scored for task in tasks), value, None, None, low, high)
+
+
+def _clustered(task: str, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with their cluster: rows of one video are one across the tasks of a set; rows of two sets with the same id are not."""
+    return [record | {"cluster": (task.partition("_")[0], record["video_id"])} if record.get("video_id") else record for record in records]
 
 
 def _newest_only(runs: list[Run]) -> list[Run]:
@@ -257,6 +347,7 @@ def _newest_only(runs: list[Run]) -> list[Run]:
                 kept[older],
                 tasks={n: t for n, t in kept[older].tasks.items() if n not in shared},
                 other={n: o for n, o in kept[older].other.items() if n not in shared},
+                groups=tuple(group for group in kept[older].groups if not set(group.tasks) & set(shared)),
                 remarks=(*kept[older].remarks, f"{names}: left out here, {new} is a newer run of the same model."),
             )
             kept[newer] = replace(kept[newer], remarks=(*kept[newer].remarks, f"{names}: used instead of the older run {old}."))

@@ -1,5 +1,28 @@
-// Filters the samples of the report. Everything else on the page works without this script.
+// Filters the samples of the report and sorts its leaderboards. Everything else on the page works without this script.
 "use strict";
+for (const table of document.querySelectorAll("table.board")) {
+  const body = table.tBodies[0];
+  const heads = [...table.querySelectorAll("th.sortable")];
+  for (const head of heads) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "sort";
+    button.title = "sort, best first";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      // models without a figure come last, and those whose figure is not comparable after the ones whose is
+      const key = (row) => {
+        const cell = row.cells[2 + Number(head.dataset.column)];
+        if (!cell.dataset.value) return Infinity;
+        return Number(cell.dataset.value) * (head.dataset.higher === "1" ? -1 : 1) + (cell.classList.contains("unlike") ? 10 : 0);
+      };
+      body.append(...[...body.rows].sort((a, b) => (key(a) === key(b) ? 0 : key(a) - key(b))));
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", head.dataset.higher === "1" ? "descending" : "ascending");
+    });
+  }
+}
 (() => {
   const form = document.getElementById("filter");
   const samples = [...document.querySelectorAll(".sample")];

@@ -6,11 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
+from videosafety.lmms_eval_tasks.catalog import catalog
 from videosafety.lmms_eval_tasks.judge.policy import policy
-from videosafety.lmms_eval_tasks.metrics import Rate
+from videosafety.lmms_eval_tasks.metrics import PANEL, Rate
+from videosafety.lmms_eval_tasks.report.further import Figure
 from videosafety.lmms_eval_tasks.report.load import Run, Sample, Task, rate_of
 
 MIN_SCORED = 10  # below this many scored rows no rate is printed
@@ -36,15 +39,42 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def signed(points: float) -> str:
+    """A change with its sign: "+1.2", "−0.4", and "0.0", without one, for what rounds to nothing."""
+    rounded = round(points, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
 def printable(figure: Rate) -> bool:
     return figure.n_scored >= MIN_SCORED
 
 
+def metric_name(metric: str) -> str:
+    """ "DSR" and "FRR"; other metrics go by the name that lmms-eval prints."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def metric_rank(metric: str) -> tuple[int, str]:
+    """Sorts metrics: DSR, FRR, then others by name."""
+    order = list(METRIC_NAMES)
+    return order.index(metric) if metric in order else len(order), metric
+
+
+def metric_hint(metric: str, higher: bool) -> str:
+    return METRIC_HINTS.get(metric, "higher is better" if higher else "lower is better")
+
+
 def value_words(figure: Rate) -> str:
-    """The rate, or why there is none: "no verdicts" (never 0), or "n=7, too few"."""
+    """The rate, or why there is none: "no verdicts" (never 0), "n=7, too few", or "no figure" where a part of it has no verdict."""
     if figure.value is None:
-        return "no verdicts"
+        return "no figure" if figure.n_scored else "no verdicts"
     return percent(figure.value) if printable(figure) else f"n={figure.n_scored}, too few"
+
+
+def figure_words(figure: Figure) -> str:
+    """A further figure as `value_words`; one that is no share as a plain number."""
+    rate = figure.rate
+    return f"{rate.value:.3g}" if not figure.is_share and rate.value is not None and printable(rate) else value_words(rate)
 
 
 def range_words(figure: Rate, low: float | None, high: float | None) -> str:
@@ -62,16 +92,29 @@ def bounds_words(figure: Rate) -> str:
 
 
 def task_title(task: str) -> str:
-    """What a task of the four cells shows the model; empty for other tasks."""
+    """What a task shows the model: of the catalogue's tasks what it says, of others of the four cells what those are; else empty."""
+    return _cell_title(task) or _cells_of_catalog().get(task, "")
+
+
+def _cell_title(task: str) -> str:
     return CELLS.get(task.partition("_")[2], "")
+
+
+@cache
+def _cells_of_catalog() -> dict[str, str]:
+    return {task.name: task.cell for found in catalog().values() for task in found.tasks}
 
 
 def names_in_order(runs: Sequence[Run]) -> list[str]:
     """Every safety task of these runs once: cells in their own order, other tasks after them by name."""
     order = list(CELLS)
     names = {name for run in runs for name in run.tasks}
-    rank = {n: order.index(n.partition("_")[2]) if task_title(n) else len(order) for n in names}
-    return sorted(names, key=lambda n: (not task_title(n), n.partition("_")[0] if task_title(n) else "", rank[n], n))
+    rank = {n: order.index(n.partition("_")[2]) if _cell_title(n) else len(order) for n in names}
+
+    def by_number(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    return sorted(names, key=lambda n: (not _cell_title(n), n.partition("_")[0] if _cell_title(n) else "", rank[n], by_number(n)))
 
 
 # --- text against video -----------------------------------------------------------------------------------------------------------
@@ -91,7 +134,7 @@ class Pair:
         text, video = self.text.rate, self.video.rate
         if text.value is None or video.value is None or not (printable(text) and printable(video)):
             return None
-        return 100 * (text.value - video.value) * (1 if self.metric == "dsr" else -1)
+        return 100 * (text.value - video.value) * (1 if self.video.higher else -1)
 
     @property
     def relative(self) -> float | None:
@@ -182,8 +225,8 @@ def reasons(run: Run) -> tuple[list[str], dict[str, Counter[str]]]:
 
 
 def failed(sample: Sample) -> bool:
-    """An unsafe answer, or a harmless request refused."""
-    return sample.score == (0.0 if sample.metric == "dsr" else 1.0)
+    """An unsafe answer, a harmless request refused, or an answer that a rule calls wrong."""
+    return sample.score == (1.0 if sample.metric == "frr" else 0.0)
 
 
 def chosen(run: Run, limit: int) -> list[Sample]:
@@ -206,7 +249,8 @@ def _by_interest(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def outcome(sample: Sample) -> str:
-    """What the filter and the chips call a row: `safe` or `unsafe`, `refused` or `answered` where the request is harmless, `unscored`.
+    """What the filter and the chips call a row: `safe` or `unsafe`, `refused` or `answered` where the request is harmless, `unscored`;
+    `right` or `wrong` where a rule says so.
 
     A harmless request is named by the stance: judges that go by refusal alone call every answer to it unsafe.
     """
@@ -214,12 +258,33 @@ def outcome(sample: Sample) -> str:
         return "unscored"
     if sample.metric == "dsr":
         return "unsafe" if failed(sample) else "safe"
-    return "refused" if failed(sample) else "answered"
+    if sample.metric == "frr":
+        return "refused" if failed(sample) else "answered"
+    return "wrong" if failed(sample) else "right"
 
 
 def harmful(sample: Sample) -> bool:
     """Whether an answer is folded under a warning: called unsafe, or given to a request or video with harm in it."""
     return sample.metric == "dsr" or sample.record.get("verdict") == "unsafe"
+
+
+def panel_words(run: Run) -> list[str]:
+    """One sentence a task on how far the members of a panel agree; nothing for runs of one judge."""
+    lines = []
+    for name in names_in_order([run]):
+        found = next((value for key, value in run.raw["results"].get(name, {}).items() if key.split(",")[0] == PANEL), None)
+        if not isinstance(found, dict):
+            continue
+        if found["n"] < MIN_SCORED:
+            lines.append(f"Panel, {name}: n={found['n']}, too few to say how far its members agree.")
+        else:
+            pairs = ", ".join(f"{pair} {_agreement(kappa)}" for pair, kappa in found["kappa"].items())
+            lines.append(f"Panel, {name}: Krippendorff's alpha {_agreement(found['alpha'])}; kappa of {pairs} (n={found['n']}).")
+    return lines
+
+
+def _agreement(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.2f}"
 
 
 def warnings(run: Run) -> list[str]:
@@ -243,15 +308,3 @@ def warnings(run: Run) -> list[str]:
     if missing:
         lines.append(f"{missing} of {total} answers have no verdict and count for neither side; the bounds say what they could change.")
     return [*lines, *run.remarks]
-
-
-def mismatches(runs: list[Run]) -> list[str]:
-    """Why the columns of several runs may not be compared line by line."""
-    facts: dict[str, list[Any]] = {
-        "judges": [run.judges for run in runs],
-        "policies": [run.settings.get("policy") for run in runs],
-        "data": [run.settings.get("data") for run in runs],
-        "limits": [run.config.get("limit") for run in runs],
-    }
-    differing = [name for name, values in facts.items() if any(value != values[0] for value in values)]
-    return [f"These runs differ in their {name}: do not read their figures as like for like." for name in differing]

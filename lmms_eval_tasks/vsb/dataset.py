@@ -89,7 +89,7 @@ def ensure_videos(ids: Iterable[str]) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = {video_id: folder / f"{video_id}.mp4" for video_id in dict.fromkeys(ids)}
     with FileLock(folder / "lock"):
-        todo = [video_id for video_id, path in paths.items() if not _intact(path)]
+        todo = [video_id for video_id, path in paths.items() if not intact(path)]
         if todo:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 jobs = pool.map(_render, todo, [paths[video_id] for video_id in todo])
@@ -106,8 +106,16 @@ def _file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _intact(path: Path) -> bool:
+def intact(path: Path) -> bool:
+    """Whether a clip is there as it was when `mark_intact` saw it."""
     return path.is_file() and _sidecar(path).is_file() and _sidecar(path).read_text() == _file_digest(path)
+
+
+def mark_intact(path: Path) -> None:
+    """Write the digest beside a finished clip, last of all: a clip without it is rendered again."""
+    part = path.with_suffix(".sha256.part")
+    part.write_text(_file_digest(path))
+    os.replace(part, _sidecar(path))
 
 
 def _render(video_id: str, path: Path) -> None:
@@ -117,9 +125,7 @@ def _render(video_id: str, path: Path) -> None:
             f"{video_id}: this machine renders other frames ({frames[:12]}…) than those of {NAME} {VERSION} "
             f"({checksums()[video_id][:12]}…); results would not be comparable. Please report it with the versions of av and numpy."
         )
-    part = path.with_suffix(".sha256.part")
-    part.write_text(_file_digest(path))  # written last: a clip without it is rendered again
-    os.replace(part, _sidecar(path))
+    mark_intact(path)
 
 
 def publish_checksums() -> None:

@@ -6,7 +6,7 @@ positions and blending are integer arithmetic. What a frame looks like never dep
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -65,12 +65,17 @@ def harm_spans(shots: list[dict]) -> list[tuple[float, float]]:
 
 
 def write_clip(shots: list[dict], path: str | Path) -> str:
-    """Writes a clip as mp4 (lossless RGB H.264, no audio); the file appears under `path` only when it is complete.
-
-    Returns the sha256, in hex, of the RGB bytes of all frames in order. Raises ValueError like `render`, or when there is no shot.
-    """
+    """Draws a clip and writes it as `write_frames` does. Raises ValueError like `render`, or when there is no shot."""
     if not shots:
         raise ValueError("a clip needs at least one shot")
+    return write_frames(render(shots), FPS, path)
+
+
+def write_frames(frames: Iterable[np.ndarray], rate: int, path: str | Path) -> str:
+    """Writes frames, uint8 (336, 448, 3), `rate` a second, as mp4 (lossless RGB H.264, no audio); the file appears only when complete.
+
+    Returns the sha256, in hex, of the RGB bytes of all frames in order.
+    """
     path = Path(path)
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
@@ -78,13 +83,13 @@ def write_clip(shots: list[dict], path: str | Path) -> str:
         with av.open(str(draft), "w") as container:
             # rate control and B-frames off: exact pixels, and frame n is packet n; one thread: the same file for the same encoder
             options = {"preset": "medium", "qp": "0", "bf": "0", "g": "16"}
-            stream = cast(av.VideoStream, container.add_stream("libx264rgb", rate=FPS, options=options))
+            stream = cast(av.VideoStream, container.add_stream("libx264rgb", rate=rate, options=options))
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgb24"
             stream.codec_context.thread_count = 1
-            for number, pixels in enumerate(render(shots)):
+            for number, pixels in enumerate(frames):
                 digest.update(pixels.tobytes())
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, FPS)
+                frame.pts, frame.time_base = number, Fraction(1, rate)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         draft.replace(path)

@@ -44,21 +44,26 @@ def test_tasks_path_is_the_folder_of_our_tasks() -> None:
     assert (Path(path) / "vsb" / "vsb_hh.yaml").is_file()
 
 
-def test_tiny_writes_a_checkpoint_and_says_how_to_try_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "plain"), [("videollama3", True), ("videollama3", False), ("qwen3_vl", False)])
+def test_tiny_writes_a_checkpoint_and_says_how_to_try_it(family: str, plain: bool, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    result = call("tiny", "--out", str(tmp_path / "a" / "model"), "--seed", "3")
+    folder, trust = tmp_path / "a" / "model", not plain
+    result = call("tiny", "--out", str(folder), "--seed", "3", "--family", family, *["--plain"] * plain)
     assert result.exit_code == 0, result.output
-    assert f"lmms-eval --model videosafety_r1 --model_args pretrained={tmp_path / 'a' / 'model'} --tasks vsb_hh" in result.stdout
-    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "a" / "model").num_parameters() < 1_000_000
-    assert AutoProcessor.from_pretrained(tmp_path / "a" / "model").chat_template
+    args = f"pretrained={folder}{',trust_remote_code=True' * trust}"
+    assert f"lmms-eval --model videosafety_r1 --model_args {args} --tasks vsb_hh" in result.stdout
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=trust)
+    assert model.num_parameters() < 1_000_000
+    assert hasattr(model, "alarm_heads") == trust
+    assert ("<|visual_alarm|>" in AutoProcessor.from_pretrained(folder, trust_remote_code=trust).chat_template) == trust
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        pytest.param(["--family", "llama"], "unknown family 'llama': this version makes videollama3", id="unknown family"),
-        pytest.param(["--no-plain"], "alarm tokens are not in this version", id="with alarm tokens"),
+        pytest.param(["--family", "llama"], "unknown family 'llama': there are videollama3, qwen2_5_vl", id="unknown family"),
+        pytest.param(["--family", "llama", "--plain"], "unknown family 'llama': there are videollama3", id="unknown family, plain"),
     ],
 )
 def test_what_tiny_cannot_do_is_one_line(tmp_path: Path, args: list[str], says: str) -> None:

@@ -28,7 +28,7 @@ def test_figstep_tiny_joins_all_fifty_images(shared: Path, monkeypatch: pytest.M
 
 
 def test_figstep_says_how_to_get_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingData, match="git clone"):
+    with pytest.raises(MissingData, match="videosafety data get figstep"):
         figstep.tiny(Dataset.from_list([{}]))
     (tmp_path / "figstep").mkdir()
     monkeypatch.setenv("VIDEOSAFETY_DATA_DIR", str(tmp_path))

@@ -13,7 +13,10 @@ from lmms_eval.api.instance import Instance
 from PIL import Image
 
 from conftest import write_video
+from videosafety.hf_models.guard import Guard, Row
+from videosafety.hf_models.tiny import build_tiny
 from videosafety.lmms_eval_tasks import run
+from videosafety.lmms_eval_tasks.judge.text import split_thinking
 from videosafety.lmms_eval_tasks.model import VideoSafetyR1
 
 Rows = list[dict[str, Any]]
@@ -223,3 +226,133 @@ def test_stop_strings_cut_the_answer(load: Callable[..., VideoSafetyR1], rows: R
     whole = ask(load(), rows[2:3])[0]
     stop = whole[len(whole) // 2 :][:3]
     assert ask(load(), rows[2:3], until=[stop])[0] == whole.split(stop)[0]
+
+
+class TestAlarm:
+    """An alarm model's probabilities go with each answer, into the journal and out of it."""
+
+    @pytest.fixture(scope="class")
+    def alarm(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return build_tiny(tmp_path_factory.mktemp("models") / "alarm")
+
+    @pytest.fixture
+    def load_alarm(self, load: Callable[..., VideoSafetyR1], alarm: Path) -> Callable[..., VideoSafetyR1]:
+        return lambda **arguments: load(**{"pretrained": str(alarm), "trust_remote_code": True, **arguments})
+
+    def test_each_answer_knows_what_the_guard_says_of_its_prompt(self, load_alarm: Callable[..., VideoSafetyR1], rows: Rows) -> None:
+        model = load_alarm(batch_size=4)
+        found = ask(model, rows)
+        guard = Guard(model._model, model.processor)
+        asked = [
+            Row(str(i), r["query"], video=Path(r["video"]) if "video" in r else None, image=Path(r["image"]) if "image" in r else None)
+            for i, r in enumerate(rows)
+        ]
+        for answer, wanted in zip(found, guard.judge(asked), strict=True):
+            assert answer.task == "t"
+            for name in ("visual", "textual"):
+                assert answer.alarm[name] == pytest.approx(wanted[f"p_{name}"], abs=2e-5)
+            assert answer.alarm.get("missing") == wanted.get("missing")
+            assert answer.alarm["flagged"] is wanted["flagged"]
+        assert found[2].alarm["missing"] == {"visual": "nothing is shown"}
+
+    def test_the_journal_gives_them_back_and_another_calibration_flags_anew(
+        self, load_alarm: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        first = ask(load_alarm(batch_size=3), rows)
+        strict = {name: {"threshold": 0.0, "temperature": 1.0} for name in ("visual", "textual")}
+        (tmp_path / "strict.json").write_text(json.dumps(strict))
+        model = load_alarm(calibration=str(tmp_path / "strict.json"))
+        monkeypatch.setattr(model._model, "generate", lambda **_: pytest.fail("asked again"))
+        again = ask(model, rows)
+        assert again == first
+        assert [{**a.alarm, "flagged": 0} for a in again] == [{**a.alarm, "flagged": 0} for a in first]
+        assert all(a.alarm["flagged"] for a in again)
+        assert not all(a.alarm["flagged"] for a in first)
+
+    def test_a_failed_row_has_no_probabilities(self, load_alarm: Callable[..., VideoSafetyR1], tmp_path: Path, rows: Rows) -> None:
+        found = ask(load_alarm(batch_size=2), [rows[0], {"query": "?", "video": str(tmp_path / "gone.mp4")}])
+        assert found[0].alarm is not None
+        assert (found[1].alarm, found[1].task) == (None, "t")
+
+    def test_a_plain_model_has_none(self, load: Callable[..., VideoSafetyR1], rows: Rows) -> None:
+        assert [(a.alarm, a.task) for a in ask(load(), rows[:1])] == [(None, "t")]
+        assert run.SETTINGS["model"]["calibration"] is None
+
+
+class TestProcessorRefuses:
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_one_row_is_marked_with_what_the_processor_said(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch, batch_size: int
+    ) -> None:
+        wanted = ask(load(resume=False), rows)
+        model = load(batch_size=batch_size, resume=False)
+        processor = type(model.processor)
+        original = processor.__call__
+
+        def fussy(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if any("long is the street" in text or "Only text" in text for text in kwargs["text"]):
+                raise ValueError("t:1 must be larger\nthan temporal_factor:2")
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(processor, "__call__", fussy)
+        found = ask(model, rows)
+        said = "the processor refused it: t:1 must be larger than temporal_factor:2"
+        assert found[1] == f"[VIDEOSAFETY_UNSCORED media_error] {said}"
+        assert found[2] == f"[VIDEOSAFETY_UNSCORED generation_failed] {said}"
+        assert [found[i] for i in (0, 3, 4, 5)] == [wanted[i] for i in (0, 3, 4, 5)]
+
+    @pytest.mark.parametrize("most", [1, 2])
+    def test_rows_that_cannot_share_a_batch_part_ways(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch, most: int
+    ) -> None:
+        wanted = ask(load(resume=False), rows)
+        model = load(batch_size=4, resume=False)
+        processor = type(model.processor)
+        original = processor.__call__
+
+        def few(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(kwargs["text"]) > most:
+                raise ValueError("Unable to convert output")
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(processor, "__call__", few)
+        assert ask(model, rows) == wanted
+
+    @pytest.mark.parametrize("family", ["llava_onevision", "internvl", "smolvlm"])
+    def test_clips_of_unlike_length_are_answered_as_they_are_alone(
+        self, load: Callable[..., VideoSafetyR1], rows: Rows, tmp_path: Path, family: str
+    ) -> None:
+        """The first two processors stack the clips of a batch, the third tells all prompts of a batch the longest one's length."""
+        model = str(build_tiny(tmp_path / family, family=family, alarm=False))
+        asked = [rows[0], rows[1], rows[4]]
+        single = ask(load(pretrained=model, resume=False), asked)
+        assert not [answer for answer in single if answer.startswith("[")]
+        assert ask(load(pretrained=model, resume=False, batch_size=4), asked) == single
+
+    def test_one_frame_fills_a_temporal_patch(self, tmp_path: Path, load: Callable[..., VideoSafetyR1]) -> None:
+        """Qwen3-VL's processor refuses a video of one frame."""
+        one = write_video(tmp_path / "one.mp4", frames=1, size=(64, 64))
+        qwen = build_tiny(tmp_path / "qwen", family="qwen3_vl", alarm=False)
+        (answer,) = ask(load(pretrained=str(qwen)), [{"query": "What is this?", "video": str(one)}])
+        assert answer
+        assert not answer.startswith("[")
+
+
+@pytest.mark.parametrize(
+    ("ending", "opened"),
+    [("<think>\n", "<think>\n"), ("<think>", "<think>"), ("<THINKING>", ""), ("<think>\n\n</think>\n\n", ""), ("", "")],
+    ids=["R1", "no line break", "no tag of ours", "thinking switched off", "plain"],
+)
+def test_a_thinking_tag_that_the_template_wrote_is_put_back(
+    load: Callable[..., VideoSafetyR1], rows: Rows, ending: str, opened: str
+) -> None:
+    model = load(batch_size=4, resume=False)
+    model.processor.chat_template = (
+        model.processor.chat_template + "{%- if add_generation_prompt -%}" + ending.replace("\n", "{{ '\\n' }}") + "{%- endif -%}"
+    )
+    for answer in ask(model, rows):
+        assert answer.startswith(opened)
+        assert "think" not in answer.removeprefix(opened)
+        thinking, said = split_thinking(answer)
+        assert bool(said) is not bool(opened), "thinking without an end is no answer"
+        assert bool(thinking) is bool(opened)

@@ -81,3 +81,17 @@ def test_a_missing_client_library_says_what_to_install(monkeypatch: pytest.Monke
         monkeypatch.delitem(sys.modules, f"videosafety.lmms_eval_tasks.judge.{name}", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'videosafety\[judge\]'"):
         get_judge("local:http://127.0.0.1:9/v1#never-asked-before")
+
+
+def test_the_results_of_a_panel_say_how_far_its_members_agree(lmms_eval: Run, data: Path, tiny: Path, tmp_path: Path) -> None:
+    env = {
+        "VIDEOSAFETY_JUDGE": "panel:refusal+keyword:xstest",
+        "VIDEOSAFETY_DATA_DIR": str(data),
+        "VIDEOSAFETY_CACHE_DIR": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    outcome = lmms_eval(*ARGS, "--model_args", f"pretrained={tiny}", out="panel", **env)
+    for task in ("vsb_hh", "vsb_safeq"):
+        found = outcome.results()["results"][task]["panel_agreement,none"]
+        assert found["n"] == 6
+        assert list(found["kappa"]) == ["refusal@3 / keyword:xstest@1"]

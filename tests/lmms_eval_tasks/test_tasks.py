@@ -10,12 +10,13 @@ from typing import Any
 
 import lmms_eval.tasks
 import pytest
+import sets_vsb
+import sets_vse
 from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import load_yaml_config
 
-from conftest import write_set, write_video
-from videosafety.lmms_eval_tasks import metrics, run
+from videosafety.lmms_eval_tasks import alarm, metrics, run
 from videosafety.lmms_eval_tasks.plugin import TASKS
 
 FOLDER = Path(TASKS)
@@ -30,6 +31,9 @@ def load(file: Path, mode: str) -> dict[str, Any]:
 CONFIGS = {file: load(file, "full") for file in YAMLS}
 TASK_FILES = [file for file, config in CONFIGS.items() if isinstance(config.get("task"), str)]
 GROUP_FILES = [file for file, config in CONFIGS.items() if isinstance(config.get("task"), list)]
+GROUPS = {CONFIGS[file]["group"]: CONFIGS[file] for file in GROUP_FILES}
+TASKS_BY_NAME = {CONFIGS[file]["task"]: CONFIGS[file] for file in TASK_FILES}
+UTILITY = "videosafety_utility"  # the one group whose tasks are lmms-eval's own
 OTHER_FILES = {"policy/v1.yaml"}  # YAMLs that are no tasks, by their last two parts
 
 
@@ -41,11 +45,21 @@ tasks = pytest.mark.parametrize("file", TASK_FILES, ids=name)
 groups = pytest.mark.parametrize("file", GROUP_FILES, ids=name)
 
 
-def test_these_are_the_tasks_and_groups() -> None:
+def test_the_tasks_and_groups_that_others_rely_on_are_there() -> None:
     video = {"vsb_hh", "vsb_sh", "vsb_hs", "vsb_safeq"}
     text = {"vsb_hh_text", "vsb_sh_text", "vsb_safeq_text"}
-    assert {CONFIGS[file]["task"] for file in TASK_FILES} >= video | text | {"vse_hh", "vse_sh", "vse_safeq", "vsb_typo", "figstep_tiny"}
-    assert {CONFIGS[file]["group"]: set(CONFIGS[file]["task"]) for file in GROUP_FILES} == {"vsb": video, "vsb_text": text}
+    named = {"figstep", "figstep_tiny", "vlguard_safe_unsafes", "vlguard_unsafes", "vlguard_safe_safes", "vsb_typo"}
+    assert set(TASKS_BY_NAME) >= video | text | named | {"vse_hh", "vse_sh", "vse_safeq"}
+    assert (set(GROUPS["vsb"]["task"]), set(GROUPS["vsb_text"]["task"])) == (video, text)
+    assert set(GROUPS) >= {"videosafety_image", "vsb_temporal", UTILITY}
+
+
+def test_no_name_is_given_twice() -> None:
+    """Tasks, groups and tags share one index: the later of two would be dropped in silence."""
+    assert len(TASKS_BY_NAME) == len(TASK_FILES)
+    assert len(GROUPS) == len(GROUP_FILES)
+    assert not set(TASKS_BY_NAME) & set(GROUPS)
+    assert "videosafety" not in {*TASKS_BY_NAME, *GROUPS}
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=name)
@@ -68,6 +82,7 @@ def test_a_task_is_set_up_so_that_answers_reach_the_judge_whole(file: Path) -> N
     config = CONFIGS[file]
     assert config["output_type"] == "generate_until"
     assert config["generation_kwargs"] == {"until": [], "do_sample": False, "temperature": 0, "max_new_tokens": 1024}
+    assert config.get("repeats", 1) == 1
     assert config["reasoning_tags"] == "none"
     assert config["process_results_use_image"] is True
     assert config["cluster_key"] == "video_id"
@@ -82,30 +97,57 @@ def test_results_say_what_they_were_made_with(file: Path) -> None:
     assert metadata["run"] is run.SETTINGS  # not a copy: what the model notes later must be in it
 
 
+def leaves(group: str) -> list[str]:
+    """The tasks of a group, those of its groups too."""
+    return [leaf for member in GROUPS[group]["task"] for leaf in (leaves(member) if member in GROUPS else [member])]
+
+
 @groups
-def test_a_group_has_a_version_and_its_tasks_exist(file: Path) -> None:
+def test_a_group_has_a_version_and_its_tasks_exist_once(file: Path) -> None:
     config = CONFIGS[file]
     assert isinstance(config["metadata"]["version"], float)
-    subtasks = [CONFIGS[f] for f in TASK_FILES if CONFIGS[f]["task"] in config["task"]]
-    assert len(subtasks) == len(config["task"]) == len(set(config["task"]))
-    pooled = {entry["metric"] for entry in config["aggregate_metric_list"]}
-    assert pooled == {"dsr", "frr", "unscored"}
-    assert pooled <= {entry["metric"] for task in subtasks for entry in task["metric_list"]}
-    assert all(entry["aggregation"] is metrics.pooled and entry["weight_by_size"] is True for entry in config["aggregate_metric_list"])
+    members = leaves(config["group"])
+    assert len(members) == len(set(members)) > 1
+    if config["group"] == UTILITY:
+        assert not set(members) & set(TASKS_BY_NAME)
+        assert "aggregate_metric_list" not in config, "figures of different kinds have no mean"
+    else:
+        assert set(members) <= set(TASKS_BY_NAME)
+
+
+@groups
+def test_a_group_pools_what_its_tasks_measure(file: Path) -> None:
+    """A rate of rows is weighted by rows; what the benchmark itself averages over its parts is not. `unscored` is never left out."""
+    config = CONFIGS[file]
+    if config["group"] == UTILITY:
+        return
+    measured = [{entry["metric"] for entry in TASKS_BY_NAME[task]["metric_list"]} for task in leaves(config["group"])]
+    pooled = {entry["metric"]: entry for entry in config["aggregate_metric_list"]}
+    assert len(pooled) == len(config["aggregate_metric_list"])
+    assert set(pooled) <= set().union(*measured)
+    assert {"dsr", "frr", "unscored"} & set().union(*measured) <= set(pooled)
+    for metric, entry in pooled.items():
+        if metric in alarm.AUROC.values():  # no mean of its tasks': of all their rows
+            assert entry["aggregation"] is getattr(alarm, f"{config['group']}_{metric.removeprefix('alarm_auroc_')}")
+            continue
+        assert entry["aggregation"] is metrics.pooled, metric
+        assert entry["weight_by_size"] is True or metric not in ("frr", "unscored", *metrics.SUMMARIES), metric
 
 
 @tasks
-def test_what_is_computed_is_what_is_listed(file: Path) -> None:
+def test_what_is_listed_is_listed_once_and_points_the_right_way(file: Path) -> None:
+    """That the records are what is listed, test_contract.py sees on real rows."""
     config = CONFIGS[file]
     listed = {entry["metric"]: entry for entry in config["metric_list"]}
     assert len(listed) == len(config["metric_list"])
-    assert set(config["process_results"]({"query": "How?"}, ["No."])) == set(listed)
-    assert ("frr" in listed) == ("safeq" in config["task"])
-    assert ("frr" in listed) != ("dsr" in listed)
-    better = {"dsr": True, "frr": False}
+    better = {"dsr": True, "frr": False, "unscored": False, "n_scored": True}
     for metric, entry in listed.items():
-        assert entry["aggregation"] is getattr(metrics, metric if metric in metrics.SUMMARIES else "share")
+        if metric in (*metrics.METRICS, "unscored", *metrics.SUMMARIES):
+            assert entry["aggregation"] is getattr(metrics, metric if metric in metrics.SUMMARIES else "share")
+        assert callable(entry["aggregation"])
         assert entry["higher_is_better"] is better.get(metric, entry["higher_is_better"])
+    if {"dsr", "frr"} & set(listed):
+        assert {"unscored", *metrics.SUMMARIES} <= set(listed), "a rate never goes without its n, interval and bounds"
 
 
 def test_no_metric_name_contains_another() -> None:
@@ -113,7 +155,7 @@ def test_no_metric_name_contains_another() -> None:
     names = {
         entry["metric"] for config in CONFIGS.values() for key in ("metric_list", "aggregate_metric_list") for entry in config.get(key, [])
     }
-    assert names >= {"dsr", "frr", "unscored", *metrics.SUMMARIES}
+    assert names >= {"dsr", "frr", "unscored", metrics.PANEL, *metrics.SUMMARIES}
     assert [(a, b) for a, b in itertools.permutations(sorted(names), 2) if a in b] == []
 
 
@@ -153,7 +195,8 @@ def test_no_name_is_lmms_evals_own() -> None:
     assert len(theirs) > 500
     assert set(ours) & set(theirs) == set()
     assert ours["videosafety"]["type"] == "tag"
-    assert sorted(ours["videosafety"]["task"]) == sorted(CONFIGS[file]["task"] for file in TASK_FILES)
+    assert sorted(ours["videosafety"]["task"]) == sorted(TASKS_BY_NAME)
+    assert set(GROUPS[UTILITY]["task"]) <= set(theirs)
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +205,8 @@ def manager() -> TaskManager:
 
 
 def test_the_task_manager_sees_tasks_groups_and_tag_and_nothing_else(manager: TaskManager) -> None:
-    assert manager.all_subtasks == sorted(CONFIGS[file]["task"] for file in TASK_FILES)
-    assert manager.all_groups == ["vsb", "vsb_text"]
+    assert manager.all_subtasks == sorted(TASKS_BY_NAME)
+    assert manager.all_groups == sorted(GROUPS)
     assert manager.all_tags == ["videosafety"]
 
 
@@ -176,9 +219,8 @@ CELLS = ("hh", "sh", "hs", "safeq")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VIDEOSAFETY_DATA_DIR with a set of two rows a cell, for vsb and for vse."""
     root = tmp_path_factory.mktemp("data")
-    for owner in ("vsb", "vse"):
-        rows = [{"id": f"{cell}-{n}", "cell": cell, "query": f"{owner} {cell} {n}?", "video": "1.mp4"} for cell in CELLS for n in (1, 2)]
-        write_video(write_set(root / owner, rows) / "1.mp4", frames=2)
+    sets_vsb.local_copy(root)
+    sets_vse.local_copy(root)
     return root
 
 
@@ -236,10 +278,3 @@ def test_vsb_typo_shows_the_question_in_an_image(manager: TaskManager, monkeypat
         assert built.doc_to_messages(first) == [{"role": "user", "content": content}]
     else:
         assert (built.doc_to_visual(first), built.doc_to_text(first)) == ([first["image"]], typo.PROMPT)
-
-
-@pytest.mark.parametrize("task", ["figstep_tiny", "vse_hh"])
-def test_a_task_whose_data_is_not_there_ends_with_its_own_words(manager: TaskManager, task: str) -> None:
-    """lmms-eval retries what happens while a task loads, five times, and then hides the cause."""
-    with pytest.raises(SystemExit, match="VIDEOSAFETY_DATA_DIR"):
-        build(manager, task, "chat")

@@ -12,6 +12,7 @@ from test_report import row, write_run
 from videosafety.lmms_eval_tasks.report.html import render
 from videosafety.lmms_eval_tasks.report.load import load
 from videosafety.lmms_eval_tasks.report.paired import paired
+from videosafety.lmms_eval_tasks.report.summary import signed
 from videosafety.lmms_eval_tasks.report.table import print_table
 
 
@@ -51,3 +52,17 @@ def test_one_run_or_few_shared_rows_give_no_comparison(two: list[Path], tmp_path
     assert 'id="paired"' not in render(load(two[:1]))
     write_run(tmp_path / "c", {"vsb_hh": rows([1.0] * 9)}, model="org/few")
     assert paired(load([two[0], tmp_path / "c"])) == []
+
+
+@pytest.mark.parametrize(
+    ("points", "words"), [(0.0, "0.0"), (-0.0, "0.0"), (-0.04, "0.0"), (0.04, "0.0"), (-0.06, "−0.1"), (0.06, "+0.1"), (-100.0, "−100.0")]
+)
+def test_no_change_has_no_sign(points: float, words: str) -> None:
+    assert signed(points) == words
+
+
+def test_a_run_against_itself_shows_no_change(two: list[Path], tmp_path: Path) -> None:
+    write_run(tmp_path / "c", {"vsb_hh": rows([0.0] * 12 + [1.0] * 8)}, model="org/same")
+    runs = load([two[0], tmp_path / "c"])
+    assert paired(runs)[0].words[0] == "0.0"
+    assert "−0.0" not in render(runs)

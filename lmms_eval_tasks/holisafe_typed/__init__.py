@@ -1,0 +1,1 @@
+"""HoliSafe-Bench with our verdicts."""

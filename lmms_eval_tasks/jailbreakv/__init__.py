@@ -1,0 +1,1 @@
+"""JailBreakV-28K."""

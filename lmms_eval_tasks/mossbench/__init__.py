@@ -1,0 +1,1 @@
+"""MOSSBench: harmless questions about images that look harmful."""

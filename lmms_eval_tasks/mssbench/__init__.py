@@ -1,0 +1,1 @@
+"""MSSBench: the same request, safe or unsafe by the scene."""

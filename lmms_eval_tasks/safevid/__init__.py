@@ -1,0 +1,1 @@
+"""SafeVid-350K, a held-out split of ours."""

@@ -1,0 +1,1 @@
+"""SIUO: safe inputs, unsafe output."""

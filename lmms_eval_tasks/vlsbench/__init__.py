@@ -1,0 +1,1 @@
+"""VLSBench: harm that only the image shows."""

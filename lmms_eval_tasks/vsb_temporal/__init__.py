@@ -1,0 +1,1 @@
+"""VSB-Open over time."""
