@@ -34,7 +34,7 @@ lint: install
 # mypy sees the folders as the one package that they install as.
 types: install
 	mkdir -p build/types/videosafety
-	ln -sfn $(CURDIR)/cli/*.py $(CURDIR)/lmms_eval_tasks $(CURDIR)/hf_models $(CURDIR)/training_recipes build/types/videosafety/
+	ln -sfn $(CURDIR)/cli/*.py $(CURDIR)/lmms_eval_tasks $(CURDIR)/hf_models $(CURDIR)/training_recipes $(CURDIR)/hub_cards $(CURDIR)/dataset_builder build/types/videosafety/
 	MYPYPATH=build/types $(BIN)/mypy -p videosafety
 
 format: install

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,10 @@ FOLDER = Path(judge.__file__).parent / "videosafety_judge"
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     evaluate = pytest.importorskip("evaluate")
 
-    def loaded(*config: str) -> Any:
-        return evaluate.load(str(FOLDER), *config, cache_dir=str(tmp_path))
+    numbers = count()
+
+    def loaded(*config: str) -> Any:  # an experiment of its own each: two metrics at once otherwise meet at one cache file
+        return evaluate.load(str(FOLDER), *config, cache_dir=str(tmp_path), experiment_id=f"experiment-{next(numbers)}")
 
     return loaded
 

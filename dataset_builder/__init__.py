@@ -1,0 +1,1 @@
+"""A safety set from your own videos, stage by stage: each stage a function over rows."""

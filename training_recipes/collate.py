@@ -1,0 +1,149 @@
+"""From rows to tensors, the same way in every stage: frames by evaluation's own code, answers appended to prompts token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from videosafety.lmms_eval_tasks.inputs import model_inputs
+from videosafety.lmms_eval_tasks.pipeline import Frames, Loaded, Request, load
+from videosafety.lmms_eval_tasks.video import MediaError
+from videosafety.training_recipes.data import DataError, prompt_messages
+from videosafety.training_recipes.schema import LABELS, Row
+
+UNLABELLED = -100  # the index that losses of torch and transformers leave out
+_MARK = "ANSWER"  # stands in for an answer to see what the chat template writes around one
+
+
+class Encoded(NamedTuple):
+    """`inputs`: the processor's tensors, with (batch, length) ids, mask and token types; `labels`: (batch, length), UNLABELLED but where
+    an answer stands."""
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor
+
+
+class Encoder:
+    """Makes a model's inputs of rows.
+
+    Args:
+        processor: of the model, with its chat template. root: the folder that the rows' media paths are below.
+        frames: decodes and samples videos; with a `FrameCache` each video is decoded once, whatever the number of epochs and stages.
+
+    Raises:
+        ValueError: the chat template drops or repeats an assistant's turn, so that nothing says what closes an answer.
+    """
+
+    def __init__(self, processor: Any, root: str | Path, frames: Frames) -> None:
+        self.processor, self.root, self.frames = processor, Path(root), frames
+        self.tokenizer = processor.tokenizer
+        self.special = frozenset(self.tokenizer.all_special_ids) | frozenset(self.tokenizer.added_tokens_decoder)
+        self.closing = self._closing()
+
+    def prompts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The tensors of the rows' prompts, as evaluation gives them to the model: they end where an answer starts, padded on the left.
+
+        Raises:
+            DataError: a video or image cannot be shown, or the processor refuses a row; it names the row.
+        """
+        loaded = [self._load(number, row) for number, row in enumerate(rows)]
+        self.tokenizer.padding_side = "left"
+        try:
+            return dict(model_inputs(self.processor, loaded))
+        except ValueError as error:
+            names = ", ".join(_name(row) for row in rows)
+            raise DataError(f"videosafety: the processor refuses a batch of {len(rows)} row(s) ({names}): {error}") from error
+
+    def answer(self, text: str) -> list[int]:
+        """The ids of an answer and of what closes it in the chat template. Tokenised apart from its prompt, as a model writes it.
+
+        Raises:
+            ValueError: the answer spells a special token, which would end a turn or stand for a medium.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if spelled := self.special.intersection(ids):
+            raise ValueError(f"the answer {text[:60]!r} spells special token(s) {self.tokenizer.convert_ids_to_tokens(sorted(spelled))}")
+        return ids + self.closing
+
+    def pairs(self, rows: Sequence[Row], answers: Sequence[str]) -> Encoded:
+        """Prompts with their answers, padded on the right; only the answer's tokens are labelled, so earlier turns are context.
+
+        Raises:
+            DataError: as `prompts`, or an answer spells a special token.
+        """
+        ids = []
+        for row, text in zip(rows, answers, strict=True):
+            try:
+                ids.append(self.answer(text))
+            except ValueError as error:
+                raise DataError(f"videosafety: {_name(row)}: {error}; take it out of the data") from error
+        return append(self.prompts(rows), ids, pad=self.tokenizer.pad_token_id)
+
+    def _load(self, number: int, row: Row) -> Loaded:
+        videos, images = ([str(self.root / path) for path in row[key]] for key in ("videos", "images"))  # type: ignore[literal-required]
+        request = Request(number, row["id"], _blocks(row), videos, list(images), {})
+        try:
+            return load(request, self.frames)
+        except MediaError as error:
+            raise DataError(f"videosafety: {_name(row)}: {error}; mend the file or take the row out") from error
+
+    def _closing(self) -> list[int]:
+        """What follows an answer. What stands before one is the generation prompt, which evaluation uses; some templates (that of
+        LLaVA-OneVision) write something else before an answer that is there already."""
+        asked = {"role": "user", "content": [{"type": "text", "text": "QUESTION"}]}
+        said = {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}
+        whole = self.processor.apply_chat_template([asked, said], tokenize=False)
+        if whole.count(_MARK) != 1:
+            raise ValueError(f"the chat template writes an answer {whole.count(_MARK)} times, where once is needed: {whole!r}")
+        return self.tokenizer(whole.partition(_MARK)[2].rstrip("\n"), add_special_tokens=False)["input_ids"]
+
+
+def append(prompts: dict[str, Any], answers: Sequence[Sequence[int]], pad: int) -> Encoded:
+    """Prompts padded on either side, followed by answers: the same tensors with rows `prompt answer padding`.
+
+    Tensors of another shape than the ids (pixels, grids) are passed on. Token types of answers are 0, text.
+    """
+    ids, mask = prompts["input_ids"], prompts["attention_mask"].bool()
+    lengths = [int(row.sum()) + len(answer) for row, answer in zip(mask, answers, strict=True)]
+    shape = (len(lengths), max(lengths))
+    along = {key: value for key, value in prompts.items() if torch.is_tensor(value) and value.shape == ids.shape}
+    out = {key: value.new_full(shape, pad if key == "input_ids" else 0) for key, value in along.items()}
+    labels = ids.new_full(shape, UNLABELLED)
+    for i, answer in enumerate(answers):
+        start, end = lengths[i] - len(answer), lengths[i]
+        for key, value in along.items():
+            out[key][i, :start] = value[i][mask[i]]
+        labels[i, start:end] = out["input_ids"][i, start:end] = torch.as_tensor(answer, dtype=ids.dtype)
+        out["attention_mask"][i, start:end] = 1
+    return Encoded({**prompts, **out}, labels)
+
+
+class SFTCollator:
+    """Rows with completions to the batch of a Trainer: the model's inputs, `labels`, and `alarm_labels` (batch, 2) of 0, 1, UNLABELLED."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        inputs, labels = self.encoder.pairs(rows, [str(row["completion"]) for row in rows])
+        return {**inputs, "labels": labels, "alarm_labels": alarm_labels(rows)}
+
+
+def alarm_labels(rows: Sequence[Row]) -> torch.Tensor:
+    """(batch, 2): visual and textual label of each row, UNLABELLED where it has none."""
+    values = [[row[key] for key in LABELS] for row in rows]  # type: ignore[literal-required]
+    return torch.tensor([[UNLABELLED if label is None else label for label in pair] for pair in values])
+
+
+def _blocks(row: Row) -> list[dict[str, Any]]:
+    """The prompt's messages with every content as blocks, since some processors take no bare text."""
+    return [
+        m if isinstance(m["content"], list) else {**m, "content": [{"type": "text", "text": m["content"]}]} for m in prompt_messages(row)
+    ]
+
+
+def _name(row: Row) -> str:
+    return f"row {row['id']} of {row['source']}"
