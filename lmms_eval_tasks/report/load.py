@@ -276,11 +276,16 @@ def _group(path: Path, raw: dict[str, Any], name: str, tasks: dict[str, Task], r
         if metric in (*COMPANIONS, "samples") or not holders:
             continue
         parts = [_clustered(task, records[task].get(metric, [])) for task in holders]
+        over = f"over {', '.join(holders)}" if len(holders) <= NAMED_TASKS else f"over {len(holders)} tasks"
+        if (points := [record for part in parts for record in part]) and all("p" in record for record in points):  # an AUROC's
+            used = sum(record["p"] is not None and record["label"] in (0, 1) for record in points)
+            area = Rate(len(points), used, stated, None, None, None, None)
+            figures.append(Figure(metric, area, _higher(raw, holders[0], metric), over, is_share=False))
+            continue
         means = [mean_of(parts, weights) for weights in ([float(len(part)) for part in parts], [1.0] * len(parts)) if all(parts)]
         rate = next((r for r in means if _agree(r.value, stated)), None)
         shown = means[:1] or [tasks[task].rate for task in holders]
         n, n_scored = sum(r.n for r in shown), sum(r.n_scored for r in shown)
-        over = f"over {', '.join(holders)}" if len(holders) <= NAMED_TASKS else f"over {len(holders)} tasks"
         kept = rate or Rate(n, n_scored, stated, None, None, None, None)
         figures.append(Figure(metric, kept, _higher(raw, holders[0], metric), over))
     return Group(name, members, tuple(figures))

@@ -144,6 +144,26 @@ def test_a_group_without_a_figure_has_none_here(tmp_path: Path) -> None:
     assert shown(page_of([run], tmp_path), "A", "vsb/dsr") == "no figure"
 
 
+def test_a_groups_auroc_is_a_number_over_the_rows_that_it_orders(tmp_path: Path) -> None:
+    tasks = {"vsb_hh": some("vsb_hh", [1.0] * 12), "vsb_sh": some("vsb_sh", [1.0] * 12)}
+    path = write_run(tmp_path, tasks)
+    for label, name in enumerate(tasks):
+        (log,) = path.parent.glob(f"*_samples_{name}.jsonl")
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        for place, line in enumerate(lines):  # one row a task has no probability
+            line["alarm_auroc_visual"] = {"video_id": None, "task": name, "p": 0.5 if place else None, "label": label}
+        log.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    for name in tasks:
+        raw["results"][name]["alarm_auroc_visual,none"] = None
+    raw["results"]["vsb"] = {"alarm_auroc_visual,none": 0.9125, "alias": "vsb"}
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    run = load([path])[0]
+    (figure,) = run.groups[0].figures
+    assert (figure.rate.value, figure.rate.n, figure.rate.n_scored, figure.is_share) == (0.9125, 24, 22, False)
+    assert shown(page_of([run], tmp_path), "A", "vsb/alarm_auroc_visual") == "0.912"
+
+
 # --- sections and references -------------------------------------------------------------------------------------------------------
 
 
