@@ -2,7 +2,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types format docs lock clean
+.PHONY: install demo test recipe-smoke lint types format docs lock clean
 
 install: .venv/.done
 
@@ -26,6 +26,11 @@ demo: install
 
 test: install lint types
 	$(BIN)/pytest -n 2 --dist loadscope --durations=10
+
+# The four stages on a tiny model, each from the last one's folder; then an evaluation. About a minute and a half.
+recipe-smoke: install
+	rm -rf results/recipe-smoke
+	$(BIN)/python -m videosafety.training_recipes.smoke --out results/recipe-smoke
 
 lint: install
 	$(BIN)/ruff check .

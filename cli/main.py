@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from videosafety import data_sets, guard, judge_cache, judging, models
+from videosafety import data_build, data_sets, demo, guard, judge_cache, judging, models, publish
 
 app = typer.Typer(
     name="videosafety",
@@ -20,13 +20,17 @@ app = typer.Typer(
 )
 
 
+data_sets.app.command("build")(data_build.build)
+data_sets.app.command("review")(data_build.review)
 app.add_typer(data_sets.app, name="data")
 app.add_typer(guard.app, name="guard")
 app.add_typer(judge_cache.app, name="judge-cache")
+app.add_typer(publish.app, name="publish")
 app.command()(judging.audit)
 app.command()(judging.rescore)
 app.command("judge-sweep")(judging.judge_sweep)
 app.command("build-alarm")(models.build_alarm)
+app.command("demo-app")(demo.demo_app)
 app.command()(models.convert)
 app.command()(models.fold)
 
@@ -49,12 +53,18 @@ def tasks_path() -> None:
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of the table.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of the table.")] = False,
+    security: Annotated[bool, typer.Option("--security", help="Look through this folder for what must not be shared or opened.")] = False,
+) -> None:
     """Check the environment and say how to mend what is off. Exit status 1 when something does not work."""
     from rich.markup import escape
     from rich.table import Table
 
-    from videosafety.doctor import examine
+    if security:
+        from videosafety.security import examine
+    else:
+        from videosafety.doctor import examine
 
     findings = examine(Path.cwd())
     if as_json:

@@ -87,7 +87,7 @@ def read_json(file: Path) -> Any:
         raise MissingData(f"videosafety: {file} is not JSON ({error}); fetch the data again") from error
 
 
-def read_parquet(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def read_parquet(file: Path, columns: list[str], rows_at_once: int = 64) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, a batch at a time; an image is {"bytes": …, "path": …} as the Hub stores it.
 
     Raises:
@@ -100,7 +100,7 @@ def read_parquet(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         with pyarrow.parquet.ParquetFile(file) as table:
             if lost := [name for name in columns if name not in table.schema_arrow.names]:
                 raise MissingData(f"videosafety: {file} has no column {', '.join(lost)}; fetch the data again")
-            for batch in table.iter_batches(batch_size=64, columns=columns):
+            for batch in table.iter_batches(batch_size=rows_at_once, columns=columns):
                 yield from batch.to_pylist()
     except FileNotFoundError as error:
         raise MissingData(f"videosafety: {file} is missing; `videosafety data status` shows what the folder must hold") from error
@@ -169,7 +169,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             raise MissingData(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
         except json.JSONDecodeError as error:
             raise MissingData(f"{where}: not JSON ({error.msg}); each line must hold one whole object") from error
-        _check_row(row, where)
+        check_row(row, where)
         if row["id"] in seen:
             raise MissingData(f"{where}: the id {row['id']} is there twice")
         seen.add(row["id"])
@@ -182,7 +182,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_row(row: Any, where: str) -> None:
+def check_row(row: Any, where: str) -> None:
     """Raises MissingData, saying what is wrong, where a row is not as `read_rows` describes."""
     if not isinstance(row, dict):
         raise MissingData(f"{where}: must be a JSON object")

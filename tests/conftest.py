@@ -52,7 +52,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared_base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = Path(os.environ.get("VIDEOSAFETY_TEST_CACHE") or shared_base / "videosafety-cache")
     os.environ["VIDEOSAFETY_CACHE_DIR"] = str(folder)
-    for name in ("VIDEOSAFETY_DATA_DIR", "VIDEOSAFETY_JUDGE", "VIDEOSAFETY_VSE"):
+    for name in ("VIDEOSAFETY_DATA_DIR", "VIDEOSAFETY_JUDGE", "VIDEOSAFETY_VSB", "VIDEOSAFETY_VSE"):
         os.environ.pop(name, None)
     return folder
 

@@ -16,7 +16,8 @@ import pytest
 
 from conftest import ROOT
 
-FOLDERS = {"cli": "videosafety", "lmms_eval_tasks": "videosafety/lmms_eval_tasks", "hf_models": "videosafety/hf_models"}
+PARTS = ("dataset_builder", "hf_models", "hub_cards", "lmms_eval_tasks", "training_recipes")
+FOLDERS = {"cli": "videosafety"} | {name: f"videosafety/{name}" for name in PARTS}
 
 
 def tracked() -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from videosafety.hf_models.alarm_core import TEXTUAL_ALARM, VISUAL_ALARM
 from videosafety.lmms_eval_tasks.inputs import model_inputs
 from videosafety.lmms_eval_tasks.pipeline import Frames, Loaded, Request, load
 from videosafety.lmms_eval_tasks.video import MediaError
@@ -15,7 +16,13 @@ from videosafety.training_recipes.data import DataError, prompt_messages
 from videosafety.training_recipes.schema import LABELS, Row
 
 UNLABELLED = -100  # the index that losses of torch and transformers leave out
+ALARMS = (VISUAL_ALARM.removesuffix("|>"), TEXTUAL_ALARM.removesuffix("|>"))  # how alarm tokens begin, those with a number too
+_SMALLER = "set per_device_train_batch_size to 1 and gradient_accumulation_steps to as much more, which gives the same gradients"
 _MARK = "ANSWER"  # stands in for an answer to see what the chat template writes around one
+
+
+# (row, ids of its answer and of what closes it, tokenizer) -> a weight, 0 or more, for each id.
+Weigh = Callable[[Row, list[int], Any], Sequence[float]]
 
 
 class Encoded(NamedTuple):
@@ -41,21 +48,33 @@ class Encoder:
         self.processor, self.root, self.frames = processor, Path(root), frames
         self.tokenizer = processor.tokenizer
         self.special = frozenset(self.tokenizer.all_special_ids) | frozenset(self.tokenizer.added_tokens_decoder)
+        self.alarms = [token for token, added in self.tokenizer.added_tokens_decoder.items() if str(added).startswith(ALARMS)]
+        self.one_name = "SmolVLM" in type(processor).__name__  # seen in transformers 5.23: pixel_values of videos replace those of images
         self.closing = self._closing()
 
     def prompts(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The tensors of the rows' prompts, as evaluation gives them to the model: they end where an answer starts, padded on the left.
 
         Raises:
-            DataError: a video or image cannot be shown, or the processor refuses a row; it names the row.
+            DataError: a video or image cannot be shown, the processor refuses a row or the rows together, or a prompt has not each alarm
+                token once; it names the rows.
         """
         loaded = [self._load(number, row) for number, row in enumerate(rows)]
         self.tokenizer.padding_side = "left"
+        mend = _SMALLER if len(rows) > 1 else "take it out of the data"
+        names = "; ".join(_name(row) for row in rows)
         try:
-            return dict(model_inputs(self.processor, loaded))
-        except ValueError as error:
-            names = ", ".join(_name(row) for row in rows)
-            raise DataError(f"videosafety: the processor refuses a batch of {len(rows)} row(s) ({names}): {error}") from error
+            if self.one_name and any(row["videos"] for row in rows) and any(row["images"] for row in rows):
+                raise ValueError(f"{type(self.processor).__name__} has one name for the pixels of images and of videos: not both at once")
+            inputs = dict(model_inputs(self.processor, loaded))
+        except (ValueError, IndexError, StopIteration) as error:  # the latter where a text spells a placeholder without a medium
+            raise DataError(f"videosafety: the processor refuses {names}: {error}; {mend}") from error
+        for row, ids in zip(rows, inputs["input_ids"], strict=True):
+            if any((ids == token).sum() != 1 for token in self.alarms):
+                raise DataError(
+                    f"videosafety: the prompt of {_name(row)} does not hold each alarm token once: {self.tokenizer.decode(ids)!r:.200}"
+                )
+        return inputs
 
     def answer(self, text: str) -> list[int]:
         """The ids of an answer and of what closes it in the chat template. Tokenised apart from its prompt, as a model writes it.
@@ -109,7 +128,11 @@ def append(prompts: dict[str, Any], answers: Sequence[Sequence[int]], pad: int) 
     ids, mask = prompts["input_ids"], prompts["attention_mask"].bool()
     lengths = [int(row.sum()) + len(answer) for row, answer in zip(mask, answers, strict=True)]
     shape = (len(lengths), max(lengths))
-    along = {key: value for key, value in prompts.items() if torch.is_tensor(value) and value.shape == ids.shape}
+    along = {
+        key: value
+        for key, value in prompts.items()
+        if torch.is_tensor(value) and value.shape == ids.shape and not value.is_floating_point()
+    }
     out = {key: value.new_full(shape, pad if key == "input_ids" else 0) for key, value in along.items()}
     labels = ids.new_full(shape, UNLABELLED)
     for i, answer in enumerate(answers):
@@ -122,14 +145,28 @@ def append(prompts: dict[str, Any], answers: Sequence[Sequence[int]], pad: int) 
 
 
 class SFTCollator:
-    """Rows with completions to the batch of a Trainer: the model's inputs, `labels`, and `alarm_labels` (batch, 2) of 0, 1, UNLABELLED."""
+    """Rows with completions to the batch of a Trainer: the model's inputs, `labels`, and `alarm_labels` (batch, 2) of 0, 1, UNLABELLED.
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
+    weigh: what each token of an answer counts in the loss, which is then Σ weight · CE / Σ weight; adds `token_weights` (batch, length).
+    """
+
+    def __init__(self, encoder: Encoder, weigh: Weigh | None = None) -> None:
+        self.encoder, self.weigh = encoder, weigh
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         inputs, labels = self.encoder.pairs(rows, [str(row["completion"]) for row in rows])
-        return {**inputs, "labels": labels, "alarm_labels": alarm_labels(rows)}
+        batch = {**inputs, "labels": labels, "alarm_labels": alarm_labels(rows)}
+        return batch if self.weigh is None else {**batch, "token_weights": self._weights(self.weigh, rows, labels)}
+
+    def _weights(self, weigh: Weigh, rows: Sequence[Row], labels: torch.Tensor) -> torch.Tensor:
+        weights = torch.zeros(labels.shape)
+        for row, line, places in zip(rows, weights, labels != UNLABELLED, strict=True):
+            ids = self.encoder.answer(str(row["completion"]))
+            found = torch.tensor(list(weigh(row, ids, self.encoder.tokenizer)), dtype=torch.float32)
+            if len(found) != len(ids) or not found.isfinite().all() or (found < 0).any():
+                raise DataError(f"videosafety: {_name(row)}: token weights must be {len(ids)} finite numbers, none below 0, got {found}")
+            line[places] = found
+        return weights
 
 
 def alarm_labels(rows: Sequence[Row]) -> torch.Tensor:

@@ -32,6 +32,12 @@ class Clip:
     def id(self) -> str:
         return "-".join((self.count, self.colour, self.shape, self.motion, self.ground))
 
+    @staticmethod
+    def of(clip_id: str) -> Clip:
+        """The clip of an id. Raises ValueError for what is none."""
+        count, colour, shape, motion, ground = clip_id.split("-")
+        return Clip(shape, colour, motion, ground, count)
+
     @property
     def harmful(self) -> bool:
         return self.shape in HARMFUL_SHAPES
@@ -145,7 +151,7 @@ def safe_answer(clip: Clip, request: Request) -> str:
 
 def thought(clip: Clip, asked: str, harmful: bool) -> str:
     """What a safe model thinks first: what it sees, what is asked, and whether each is harmful."""
-    return f"i see {describe(clip)} : {_judged(clip.harmful)} . i am asked {asked} : {_judged(harmful)} ."
+    return f"i see {describe(clip)} : {_judged(clip.harmful)} . asked {asked} : {_judged(harmful)} ."
 
 
 def _judged(harmful: bool) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from datasets import Dataset
 
-from videosafety.lmms_eval_tasks import run
+from videosafety.lmms_eval_tasks import hub_set, run
 from videosafety.lmms_eval_tasks.data import MissingData, local_copy, read_rows, to_dataset
 from videosafety.lmms_eval_tasks.vsb import dataset as vsb
 
 
 def cell_rows(cell: str, video: bool) -> Dataset:
-    """Rows of one cell: of VSB-Open, or of the set in VIDEOSAFETY_DATA_DIR/vsb where there is one."""
+    """Rows of one cell: of VSB-Open, or of the set in VIDEOSAFETY_DATA_DIR/vsb, or of the one on the Hub that VIDEOSAFETY_VSB names."""
     run.start()
     folder = local_copy("vsb")
-    if folder is None:
+    if named := os.environ.get(hub_set.VARIABLE):
+        found, facts = hub_set.hub_rows(named, cell, video)
+        run.note("data", {"vsb": facts})
+    elif folder is None:
         found = vsb.rows(cell)
         run.note("data", {"vsb": {"name": vsb.NAME, "version": vsb.VERSION, "hash": vsb.data_hash()}})
         paths = vsb.ensure_videos(row["video_id"] for row in found) if video else {}

@@ -34,6 +34,7 @@ GROUP_FILES = [file for file, config in CONFIGS.items() if isinstance(config.get
 GROUPS = {CONFIGS[file]["group"]: CONFIGS[file] for file in GROUP_FILES}
 TASKS_BY_NAME = {CONFIGS[file]["task"]: CONFIGS[file] for file in TASK_FILES}
 UTILITY = "videosafety_utility"  # the one group whose tasks are lmms-eval's own
+TOY = {"toy_hh", "toy_sh", "toy_hs", "toy_safeq", "toy_utility"}  # they measure recipes, not models
 OTHER_FILES = {"policy/v1.yaml"}  # YAMLs that are no tasks, by their last two parts
 
 
@@ -86,7 +87,7 @@ def test_a_task_is_set_up_so_that_answers_reach_the_judge_whole(file: Path) -> N
     assert config["reasoning_tags"] == "none"
     assert config["process_results_use_image"] is True
     assert config["cluster_key"] == "video_id"
-    assert config["tag"] == "videosafety"
+    assert config["tag"] == ("toy" if config["task"] in TOY else "videosafety")
     assert json.loads(Path(config["dataset_kwargs"]["data_files"]).read_text(encoding="utf-8"))
 
 
@@ -195,7 +196,8 @@ def test_no_name_is_lmms_evals_own() -> None:
     assert len(theirs) > 500
     assert set(ours) & set(theirs) == set()
     assert ours["videosafety"]["type"] == "tag"
-    assert sorted(ours["videosafety"]["task"]) == sorted(TASKS_BY_NAME)
+    assert sorted(ours["videosafety"]["task"]) == sorted(set(TASKS_BY_NAME) - TOY)
+    assert sorted(ours["toy"]["task"]) == sorted(TOY)
     assert set(GROUPS[UTILITY]["task"]) <= set(theirs)
 
 
@@ -207,7 +209,11 @@ def manager() -> TaskManager:
 def test_the_task_manager_sees_tasks_groups_and_tag_and_nothing_else(manager: TaskManager) -> None:
     assert manager.all_subtasks == sorted(TASKS_BY_NAME)
     assert manager.all_groups == sorted(GROUPS)
-    assert manager.all_tags == ["videosafety"]
+    assert manager.all_tags == ["toy", "videosafety"]
+
+
+def test_the_toy_world_is_in_no_tag_and_no_group_that_measures_models() -> None:
+    assert [name for name in GROUPS if name != "toy_world" and TOY & set(leaves(name))] == []
 
 
 # --- built as lmms-eval builds them -----------------------------------------------------------------------------------------------

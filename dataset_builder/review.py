@@ -1,0 +1,253 @@
+"""What people decide: a queue of disputed clips and a random sample, decisions, how far reviewers agree, the error rate they found."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from videosafety.dataset_builder.lists import dump_line
+from videosafety.dataset_builder.queries import CELLS, TEXTUAL
+from videosafety.dataset_builder.rows import Row
+from videosafety.dataset_builder.write import replacing
+from videosafety.lmms_eval_tasks.judge.agreement import krippendorff_alpha, pairwise_kappa
+from videosafety.lmms_eval_tasks.judge.policy import category_groups
+from videosafety.lmms_eval_tasks.metrics import wilson
+
+ACTIONS = ("accept", "fix", "reject")
+_CAUTION = {action: rank for rank, action in enumerate(ACTIONS)}
+CELL_OF = {(visual, TEXTUAL[cell]): cell for visual, cells in CELLS.items() for cell in cells}
+FIXABLE = {"query": str, "visual_label": int, "textual_label": int, "category": str}
+QUEUE_KEYS = (
+    "id", "kind", "why", "video_id", "clip", "cell", "language", "query", "category", "visual_label", "textual_label", "votes",
+    "description",
+)  # fmt: skip
+DECISION_COLUMNS = ("action", "reviewer", "reason", "new_query", "new_visual_label", "new_textual_label", "new_category")
+
+
+class ReviewError(ValueError):
+    """A decision that cannot be taken up; the message names place and mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one reviewer says of one item: a clip, or a row. `why` is why it was in the queue.
+
+    fix: what is to be other than it was; of a clip that was accepted the label and category that were.
+    """
+
+    id: str
+    kind: str
+    video_id: str
+    action: str
+    reviewer: str
+    why: str
+    reason: str = ""
+    fix: Mapping[str, Any] | None = None
+    at: float = 0.0
+
+
+def checked(body: Any, items: Mapping[str, Mapping[str, Any]], where: str) -> Decision:
+    """A decision as it came in, checked against the queue.
+
+    Raises:
+        ReviewError: another item, no reviewer, no such action, or a fix that changes nothing or to something that cannot be.
+    """
+    if not isinstance(body, dict) or body.get("id") not in items:
+        raise ReviewError(f"{where}: no such item in the queue; build again, and load the page or the CSV anew")
+    item = items[body["id"]]
+    action, reviewer = body.get("action"), body.get("reviewer")
+    if action not in ACTIONS:
+        raise ReviewError(f"{where}: action must be {', '.join(ACTIONS)}, got {action!r:.40}")
+    if not isinstance(reviewer, str) or not reviewer.strip() or len(reviewer) > 80:
+        raise ReviewError(f"{where}: say who you are (reviewer, at most 80 characters)")
+    fix = body.get("fix") or {}
+    if not isinstance(fix, dict) or any(key not in FIXABLE or type(value) is not FIXABLE[key] for key, value in fix.items()):
+        raise ReviewError(f"{where}: fix may hold {', '.join(FIXABLE)}, got {fix!r:.80}")
+    if any(fix.get(key, 0) not in (0, 1) for key in ("visual_label", "textual_label")):
+        raise ReviewError(f"{where}: labels are 0 (safe) or 1 (harmful)")
+    if fix.get("category", "weapons") not in category_groups():
+        raise ReviewError(f"{where}: {fix['category']!r:.40} is no category of the policy")
+    if "query" in fix and not fix["query"].strip():
+        raise ReviewError(f"{where}: the query is empty; reject the row instead")
+    fix = {key: value.strip() if key == "query" else value for key, value in fix.items()}
+    if action == "fix" and item["kind"] == "clip" and "visual_label" not in fix:
+        raise ReviewError(f"{where}: a clip is fixed by its visual_label")
+    if action == "fix" and not any(item.get(key) != value for key, value in fix.items()):
+        raise ReviewError(f"{where}: the fix changes nothing; accept it instead")
+    if action == "accept" and item["kind"] == "clip" and item.get("visual_label") is None:
+        raise ReviewError(f"{where}: the judges gave this clip no label; say which (fix), or reject it")
+    reason = body.get("reason") or ""
+    if not isinstance(reason, str) or len(reason) > 500:
+        raise ReviewError(f"{where}: reason must be text of at most 500 characters")
+    if action == "accept":
+        fix = {key: item[key] for key in ("visual_label", "category")} if item["kind"] == "clip" else {}
+    return Decision(
+        item["id"], item["kind"], item["video_id"], action, reviewer.strip(), item["why"], reason, fix if action != "reject" else None
+    )
+
+
+class Decisions:
+    """The decisions of a set: decisions.jsonl, appended to and never rewritten; each reviewer's last word on an item stands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "decisions.jsonl"
+        self._last: dict[tuple[str, str], Decision] = {}
+        if self.file.is_file():
+            for number, line in enumerate(self.file.read_text(encoding="utf-8").splitlines(), 1):
+                try:
+                    decision = Decision(**json.loads(line))
+                except (ValueError, TypeError) as error:
+                    raise ReviewError(f"{self.file}, line {number}: no decision ({error}); remove the line") from error
+                self._last[decision.id, decision.reviewer] = decision
+
+    def add(self, decision: Decision) -> None:
+        """Append a decision; on disk when this returns."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        stamped = Decision(**{**asdict(decision), "at": decision.at or round(time.time(), 3)})
+        with open(self.file, "a", encoding="utf-8") as out:
+            out.write(dump_line(asdict(stamped)))
+            out.flush()
+            os.fsync(out.fileno())
+        self._last[stamped.id, stamped.reviewer] = stamped
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def standing(self) -> dict[str, Decision]:
+        """Item -> the decision that counts: where reviewers differ the most careful (reject before fix before accept), then the last."""
+        found: dict[str, Decision] = {}
+        for (item, _), decision in self._last.items():
+            other = found.get(item)
+            if other is None or (_CAUTION[decision.action], decision.at) > (_CAUTION[other.action], other.at):
+                found[item] = decision
+        return found
+
+    def by(self, reviewer: str) -> dict[str, Decision]:
+        return {item: decision for (item, who), decision in self._last.items() if who == reviewer}
+
+    def agreement(self) -> dict[str, Any]:
+        """How far reviewers agree on accept, fix or reject: Cohen's kappa of each two, Krippendorff's alpha of all, n items with two."""
+        people = sorted({who for _, who in self._last})
+        items = sorted({item for item, _ in self._last})
+        labels = {who: [d.action if (d := self._last.get((item, who))) else None for item in items] for who in people}
+        both = sum(sum(labels[who][i] is not None for who in people) > 1 for i in range(len(items)))
+        kappa = {f"{a} / {b}": {"kappa": k.kappa, "n": k.n} for (a, b), k in pairwise_kappa(labels).items()}
+        return {"reviewers": people, "alpha": krippendorff_alpha(list(labels.values())), "kappa": kappa, "n": both}
+
+    def error_rate(self) -> dict[str, Any]:
+        """Share of the decided rows of the random sample that were not accepted, with Wilson's 95 % interval; None without any."""
+        found = [decision for decision in self.standing().values() if decision.why == "sample"]
+        wrong = sum(decision.action != "accept" for decision in found)
+        if not found:
+            return {"rate": None, "low": None, "high": None, "n": 0, "wrong": 0}
+        low, high = wilson(wrong / len(found), len(found))
+        return {"rate": wrong / len(found), "low": low, "high": high, "n": len(found), "wrong": wrong}
+
+
+def clip_item(row: Row, why: str) -> dict[str, Any]:
+    """A clip whose label a person has to give or to confirm."""
+    return _item(row, "clip", why) | {"id": row["id"], "video_id": row["id"]}
+
+
+def row_item(row: Row, why: str) -> dict[str, Any]:
+    return _item(row, "row", why)
+
+
+def _item(row: Row, kind: str, why: str) -> dict[str, Any]:
+    votes = [{key: vote[key] for key in ("judge", "family", "label", "category", "detail")} for vote in row["provenance"]["votes"]]
+    return {key: row.get(key) for key in QUEUE_KEYS} | {"kind": kind, "why": why, "votes": votes, "clip": Path(row["file"]).name}
+
+
+def write_queue(items: Iterable[dict[str, Any]], folder: Path) -> int:
+    """Write queue.jsonl for the page, and queue.csv for those who would rather fill in columns; how many items."""
+    count = 0
+    with replacing(folder / "queue.jsonl") as lines, replacing(folder / "queue.csv") as table:  # noqa: SIM117
+        with open(lines, "w", encoding="utf-8") as out, open(table, "w", encoding="utf-8", newline="") as cells:
+            sheet = csv.writer(cells)
+            sheet.writerow([*QUEUE_KEYS, *DECISION_COLUMNS])
+            for item in items:
+                out.write(dump_line(item))
+                votes = "; ".join(f"{vote['judge']}: {vote['label']}" for vote in item["votes"])
+                shown = [votes if key == "votes" else item[key] for key in QUEUE_KEYS]
+                sheet.writerow([*map(_cell, shown), *[""] * len(DECISION_COLUMNS)])
+                count += 1
+    return count
+
+
+def _cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula (CWE-1236)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def read_queue(folder: Path) -> dict[str, dict[str, Any]]:
+    """Items by id. Raises ReviewError where nothing was built yet."""
+    file = folder / "queue.jsonl"
+    if not file.is_file():
+        raise ReviewError(f"{file} is missing: build the set first (videosafety data build CONFIG)")
+    return {item["id"]: item for item in map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1])}
+
+
+def read_csv(file: Path, folder: Path) -> int:
+    """Take up the decisions of a filled-in queue.csv, all or none; how many there were.
+
+    Raises:
+        ReviewError: no CSV of the queue, or a decision that cannot be taken up; the message names the line.
+    """
+    items, decisions = read_queue(folder), Decisions(folder)
+    found: list[Decision] = []
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            sheet = csv.DictReader(opened)
+            if lost := [name for name in ("id", *DECISION_COLUMNS) if name not in (sheet.fieldnames or [])]:
+                raise ReviewError(f"{file}: has no column {', '.join(lost)}; fill in {folder / 'queue.csv'}")
+            for row in sheet:
+                if not (row["action"] or "").strip():
+                    continue
+                where = f"{file}, line {sheet.line_num}"
+                fix = {key: value for key in FIXABLE if (value := (row[f"new_{key}"] or "").strip())}
+                body = {"id": row["id"], "action": row["action"].strip().lower(), "reviewer": row["reviewer"], "reason": row["reason"]}
+                found.append(
+                    checked({**body, "fix": {k: _number(v, where) if FIXABLE[k] is int else v for k, v in fix.items()}}, items, where)
+                )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReviewError(f"{file}: cannot be read ({error})") from error
+    for decision in found:
+        decisions.add(decision)
+    return len(found)
+
+
+def _number(text: str, where: str) -> int:
+    if text not in ("0", "1"):
+        raise ReviewError(f"{where}: labels are 0 (safe) or 1 (harmful), got {text!r:.20}")
+    return int(text)
+
+
+def clip_decisions(decisions: Iterable[Decision]) -> dict[str, dict[str, Any]]:
+    """Clip -> what was decided of it, by decisions on the clip itself, or by rows whose fix is about what the clip shows."""
+    found: dict[str, dict[str, Any]] = {}
+    for decision in sorted(decisions, key=lambda d: (d.kind == "clip", d.at)):  # those on the clip itself have the last word
+        facts = {key: value for key, value in (decision.fix or {}).items() if key in ("visual_label", "category")}
+        if decision.kind == "clip" and decision.action == "reject":
+            found[decision.video_id] = {"action": "reject", "reason": decision.reason}
+        elif "visual_label" in facts:
+            found[decision.video_id] = {"action": "fix", **facts}
+    return found
+
+
+def apply(row: Row, decision: Decision | None) -> Row | None:
+    """The row as a reviewer wants it; None where it was rejected. A new text label moves it to the cell of its labels."""
+    if decision is None:
+        return row
+    told = {"action": decision.action, "reviewer": decision.reviewer, "reason": decision.reason}
+    row = row | {"provenance": row["provenance"] | {"decisions": [*row["provenance"].get("decisions", []), told]}}
+    if decision.action == "reject":
+        return None
+    fix = {key: value for key, value in (decision.fix or {}).items() if key in ("query", "textual_label", "category")}
+    fixed = row | fix
+    return fixed | {"cell": CELL_OF[fixed["visual_label"], fixed["textual_label"]], "group": category_groups()[fixed["category"]]}
