@@ -1,4 +1,4 @@
-# make demo: evaluate a tiny model and write results/demo/report.html.  make test: the test-suite.  Both install what they need.
+# make demo: evaluate a tiny model, and a toy before and after the recipes; write two pages into results/demo.  make test: the test-suite.  Both install what they need.
 PY ?= python3
 BIN := .venv/bin
 
@@ -17,12 +17,17 @@ install: .venv/.done
 # FigStep's own images where they are there, images of ours in its manner where not.
 TYPO := $(if $(wildcard $(VIDEOSAFETY_DATA_DIR)/figstep/question),figstep_tiny,vsb_typo)
 
+TOY := training_recipes/toy_world/checkpoints
+
 demo: install
 	rm -rf results/demo
 	$(BIN)/videosafety tiny --plain --out results/demo/tiny
 	$(BIN)/lmms-eval --model videosafety_r1 --model_args pretrained=results/demo/tiny --tasks vsb,vsb_text,$(TYPO) \
 		--batch_size 32 --gen_kwargs max_new_tokens=24 --output_path results/demo/runs --log_samples
 	$(BIN)/videosafety report results/demo/runs --html results/demo/report.html
+	$(BIN)/lmms-eval --model videosafety_r1 --model_args pretrained=$(TOY)/base --tasks toy_world --batch_size 60 --output_path results/demo/toy/base --log_samples
+	$(BIN)/lmms-eval --model videosafety_r1 --model_args pretrained=$(TOY)/r1,trust_remote_code=True --tasks toy_world --batch_size 60 --output_path results/demo/toy/r1 --log_samples
+	$(BIN)/videosafety report results/demo/toy --html results/demo/toy_world.html
 
 test: install lint types
 	$(BIN)/pytest -n 2 --dist loadscope --durations=10

@@ -301,6 +301,10 @@ def build(config: Config, engine: str = "local", workers: int = 2, quiet: bool =
     except Timeout as error:
         raise BuildError(f"another build is at work in {config.folder}; wait for it, or end it") from error
     with lock, ExitStack() as opened:
+        for left in config.folder.rglob(".*.part"):  # of a run that was killed: nobody else writes here
+            left.unlink()
+        for left in work.glob("clips/*/*.part"):
+            left.unlink()
         journal = Journal(work / "journal.sqlite")
         opened.callback(journal.close)
         lists = Lists(work / "lists.sqlite")

@@ -195,7 +195,7 @@ class Config:
 
     def families(self) -> dict[str, set[str]]:
         """Role -> the families of the models that fill it."""
-        roles = {
+        roles: dict[str, list[str | None]] = {
             "labels": [judge.server for judge in self.labels.judges],
             "queries": [self.queries.server],
             "query check": [self.queries.check],
@@ -234,7 +234,7 @@ def _made(kind: Any, value: Any, file: str, place: str) -> Any:
         if value is None and type(None) in inner:
             return None
         return _made(next(part for part in inner if part is not type(None)), value, file, place)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where} must be a mapping, got {value!r:.60}")
         fields = {f.name: f for f in dataclasses.fields(kind)}

@@ -83,7 +83,7 @@ class RayEngine:
     def __enter__(self) -> RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not ray.is_initialized():
-            local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": self._workers, "include_dashboard": False}
+            local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": self._workers, "include_dashboard": False}
             ray.init(log_to_driver=False, configure_logging=False, **local)
             self._ours = True
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -106,7 +106,7 @@ class RayEngine:
             files = self._write(todo, undone(self._journal, phase, bundles), bar, total or 0)
             if not files:
                 return
-            data = ray.data.read_parquet(files, override_num_blocks=len(files))
+            data: Any = ray.data.read_parquet(files, override_num_blocks=len(files))
             for name in phase.stages:
                 told = (name, phase.key, phase.width, self._config, self._servers)
                 if name in phase.gpu:
@@ -126,7 +126,7 @@ class RayEngine:
         folder.mkdir(parents=True, exist_ok=True)
         block = max(1, min(MOST, total // (BLOCKS * self._workers)))
         todo = (bundle.dumps() for bundle, to_do in bundles if to_do or bar.update() is not None)
-        files = []
+        files: list[str] = []
         while texts := list(islice(todo, block)):
             files.append(str(folder / f"{len(files):06d}.parquet"))
             pyarrow.parquet.write_table(pyarrow.table({"bundle": texts}, schema=_SCHEMA), files[-1])

@@ -67,7 +67,7 @@ def write_rows(rows: Iterable[Row], out: Path, split: str) -> int:
         with open(text, "w", encoding="utf-8", newline="\n") as lines, pyarrow.parquet.ParquetWriter(packed, schema) as writer:
             batch: list[Row] = []
             for row in rows:
-                shown = {key: row.get(key) for key in COLUMNS}
+                shown: dict[str, Any] = {key: row.get(key) for key in COLUMNS}
                 if row["video_id"] not in named:
                     named.add(row["video_id"])
                     place(Path(row["file"]), folder / shown["video"])

@@ -138,7 +138,7 @@ def app(guard: Guard, clips: Sequence[Path], title: str) -> Any:
         )
         inputs, outputs = [video, question, guarded], [answer, probabilities, where]
         go.click(answered, inputs, outputs, concurrency_limit=1, api_name="ask")
-        question.submit(answered, inputs, outputs, concurrency_limit=1, api_name=False)
+        question.submit(answered, inputs, outputs, concurrency_limit=1, api_visibility="private")
     return page
 
 

@@ -36,8 +36,8 @@ def make(runs: Sequence[Run], repo: str, title: str, scratch: Path, public: bool
     lines = read_table(file)
     models = len({line.entry for line in lines})
     message = f"Figures of {models} model{'s' if models != 1 else ''}"
-    data = {"README.md": dataset_card(lines, repo, title).encode(), RESULTS: file}
-    space = {"README.md": space_card(repo, title).encode(), "index.html": page(lines, title, repo).encode()}
+    data: dict[str, bytes | Path] = {"README.md": dataset_card(lines, repo, title).encode(), RESULTS: file}
+    space: dict[str, bytes | Path] = {"README.md": space_card(repo, title).encode(), "index.html": page(lines, title, repo).encode()}
     return (
         Upload(repo, "dataset", data, message, public=public),
         Upload(repo, "space", space, message, public=public),

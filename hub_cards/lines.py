@@ -159,7 +159,7 @@ def _line(
     first = next(task for task in tasks if task in run.tasks)
     owner, settings = set_of(first), run.settings
     noted = settings.get("data") or {}
-    body = noted.get(owner) if isinstance(noted.get(owner), dict) else {}
+    body: dict[str, Any] = found if isinstance(found := noted.get(owner), dict) else {}
     policy, versions = settings.get("policy") or {}, settings.get("versions") or {}
     limit = run.config.get("limit")
     hub, _, commit = str(body.get("hub") or "").partition("@")

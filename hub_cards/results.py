@@ -254,11 +254,12 @@ def merge_card(readme: str | None, model: str, lines: Sequence[Line]) -> str:
         raise PublishError(
             f"{model}: its README.md has metadata that huggingface_hub cannot read ({one_line(str(error))}); mend it first"
         ) from error
-    theirs = [one for one in card.data.eval_results or [] if (one.metric_args or {}).get("tool") != TOOL]
+    facts: Any = card.data  # a model's, whose fields the type of cards in general does not name
+    theirs = [one for one in facts.eval_results or [] if (one.metric_args or {}).get("tool") != TOOL]
     ours = model_index(lines)
-    card.data.eval_results = [*theirs, *ours] or None
-    if card.data.eval_results and not card.data.model_name:
-        card.data.model_name = model.split("/")[1]
+    facts.eval_results = [*theirs, *ours] or None
+    if facts.eval_results and not facts.model_name:
+        facts.model_name = model.split("/")[1]
     section = f"{START}\n{results_section(lines)}{END}"
     text = card.text.rstrip("\n")
     if START in text and END in text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,6 +60,19 @@ class VideoGRPOTrainer(ParamGroups, GRPOTrainer):
     Raises:
         ValueError: settings that cannot be; DataError: fewer rows than one generation batch takes.
     """
+
+    # What TRL sets, where its annotations (those of Trainer, and of options that may be unset) say less than holds here.
+    args: Any
+    model: Any
+    train_dataset: Any
+    num_generations: Any
+    num_generations_eval: Any
+    num_iterations: Any
+    max_completion_length: Any
+    ref_model: Any
+    pad_token_id: Any
+    shuffle_dataset: Any
+    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -167,7 +181,7 @@ class VideoGRPOTrainer(ParamGroups, GRPOTrainer):
         known: dict[str, Seen] = {}
         for prompt in self._prompts:
             if prompt.media not in known:
-                known[prompt.media] = inside(model, lambda inputs=prompt.inputs: see(model, inputs)) if prompt.seen is None else prompt.seen
+                known[prompt.media] = inside(model, partial(see, model, prompt.inputs)) if prompt.seen is None else prompt.seen
             prompt.seen, prompt.inputs = known[prompt.media], {}
 
     # --- sampling --------------------------------------------------------------------------------------------------------------------
@@ -315,6 +329,8 @@ class EpochSampler(RepeatSampler):
     """TRL's, in an order that the number of the epoch settles. TRL's own goes on from where its generator stands, which a resumed run does
     not know: it would repeat the first epoch's order. Rows that fill no generation batch are left out of an epoch, others in each.
     """
+
+    seed: int
 
     def set_epoch(self, epoch: int) -> None:
         if self.shuffle:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import Hub
 from huggingface_hub.utils import _http
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from hub_server import Hub
 from videosafety import publish
 from videosafety.hf_models.tiny import build_tiny
 from videosafety.hub_cards import publish as publishing

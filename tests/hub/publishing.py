@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from hub_server import Hub
 from typer.testing import CliRunner, Result
 
+from hub_server import Hub
 from videosafety import publish_data
 from videosafety.lmms_eval_tasks.vsb.render import write_clip
 

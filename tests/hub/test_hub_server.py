@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 from hub_calls import ALICE, BOB, CAROL, READ_ONLY
-from hub_fixtures import here, home, hub  # noqa: F401
-from hub_server import Hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     BadRequestError,
@@ -24,6 +22,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import _http
+
+from hub_fixtures import here, home, hub  # noqa: F401
+from hub_server import Hub
 
 ONLY_LFS = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 WEIGHTS = os.urandom(1 << 20) * 3  # three times the same MiB: chunks repeat

@@ -15,11 +15,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from huggingface_hub import DatasetCard, HfApi, ModelCard, hf_hub_download
+
 from hub_fixtures import here, home, hub  # noqa: F401
 from hub_server import Hub
-from huggingface_hub import DatasetCard, HfApi, ModelCard, hf_hub_download
 from publishing import elsewhere, own_rows, own_set, published, refused
-
 from videosafety.hub_cards import croissant as croissants
 from videosafety.hub_cards import dataset as datasets_
 from videosafety.hub_cards.safety_set import load_set, tables

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from hub_calls import CAROL
-from hub_fixtures import here, home, hub  # noqa: F401
-from hub_server import Hub
 from huggingface_hub import HfApi, ModelCard
 from model_cases import KEY, ONLY_LFS, ONLY_XET, REPO, branches, folder, made, main_of, published, quick, refused  # noqa: F401
 from typer.testing import CliRunner
 
+from hub_fixtures import here, home, hub  # noqa: F401
+from hub_server import Hub
 from videosafety import publish
 from videosafety.hf_models.fold import fold
 

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 from hub_calls import ALICE, BOB
-from hub_fixtures import here, home, hub  # noqa: F401
-from hub_server import Hub
 from huggingface_hub import HfApi
 from model_cases import (  # noqa: F401
     KEY,
@@ -33,6 +31,8 @@ from model_cases import (  # noqa: F401
 )
 from safetensors.torch import save_file
 
+from hub_fixtures import here, home, hub  # noqa: F401
+from hub_server import Hub
 from videosafety.hub_cards import publish as publishing
 
 # --- faults -----------------------------------------------------------------------------------------------------------------------------

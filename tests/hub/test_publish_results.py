@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import yaml
+from huggingface_hub import EvalResultEntry, HfApi, ModelCard, hf_hub_download, parse_eval_result_entries
+
 from hub_fixtures import here, home, hub  # noqa: F401
 from hub_server import Hub
-from huggingface_hub import EvalResultEntry, HfApi, ModelCard, hf_hub_download, parse_eval_result_entries
 from publishing import published, refused
-
 from test_report import some, write_run
 from videosafety.hub_cards import lines as lines_
 from videosafety.hub_cards.results import merge_card

@@ -11,11 +11,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi, SpaceCard, hf_hub_download
+
 from hub_fixtures import here, home, hub  # noqa: F401
 from hub_server import Hub
-from huggingface_hub import HfApi, SpaceCard, hf_hub_download
 from publishing import elsewhere, published, refused
-
 from test_report import HOSTILE, SHARES, rows, some, write_run
 from videosafety.hub_cards import leaderboard
 from videosafety.hub_cards.lines import BOARD, TWINS, Line, as_board, board_lines, read_table
