@@ -2,7 +2,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test recipe-smoke lint types format docs lock clean
+.PHONY: install demo test test-slow recipe-smoke lint types format docs lock clean
 
 install: .venv/.done
 
@@ -31,6 +31,10 @@ demo: install
 
 test: install lint types
 	$(BIN)/pytest -n 2 --dist loadscope --durations=10
+
+# Tests of over half a minute each: two processes, Ray, whole chains.
+test-slow: install
+	$(BIN)/pytest -n 2 --dist loadscope -m slow
 
 # The four stages on a tiny model, each from the last one's folder; then an evaluation. About a minute and a half.
 recipe-smoke: install

@@ -142,6 +142,7 @@ def test_the_card_says_who_made_it_and_what_was_not_measured(finished: Path) -> 
     assert "share a model family" not in card
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_the_set_evaluates_with_lmms_eval(finished: Path, lmms_eval: Any, tiny: Path) -> None:
     outcome = lmms_eval(
         "--model", "videosafety_r1", "--model_args", f"pretrained={tiny}", "--gen_kwargs", "max_new_tokens=4", "--tasks", "vsb_hh",

@@ -17,6 +17,8 @@ from toy_clips import comparable, project, rows
 from videosafety.dataset_builder.build import build
 from videosafety.dataset_builder.config import load
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 ray = pytest.importorskip("ray")
 LANGUAGES = {"server": "writer", "back": "judge", "targets": ["de"]}
 

@@ -70,6 +70,7 @@ def test_what_goes_up_loads_in_a_fresh_process_at_its_commit(here: Hub, home: Pa
     assert len(repo.history) == 3, "the first of a repository, the side branch, main"
 
 
+@pytest.mark.slow  # `make test-slow`
 @ONLY_XET
 def test_from_training_to_a_card_with_figures(here: Hub, home: Path, folder: Path, lmms_eval: Callable[..., Any]) -> None:
     published(folder, "--public")

@@ -92,6 +92,7 @@ def run(world: dict[str, Path], out: Path, launch: list[str] | None = None, **mo
     return {key: value for key, value in load_file(out / "model.safetensors").items() if "alarm_heads.visual" not in key}
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_any_split_of_a_batch_and_two_processes_are_one(world: dict[str, Path], tmp_path: Path) -> None:
     whole = run(world, tmp_path / "whole", per_device_train_batch_size=4)
     parts = run(world, tmp_path / "parts", per_device_train_batch_size=1, gradient_accumulation_steps=4)

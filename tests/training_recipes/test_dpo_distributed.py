@@ -20,6 +20,8 @@ pytest.importorskip("trl", reason="the recipes need the extra `train`")
 from videosafety.hf_models.tiny import build_tiny
 from videosafety.training_recipes import dpo
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     for name, frames in (("a.mp4", 16), ("b.mp4", 24)):

@@ -294,6 +294,7 @@ def test_steps_are_those_that_are_done(more: dict[str, Any], tmp_path: Path) -> 
     assert run.arithmetic(one.args, 9)["optimizer_steps"] == one.state.global_step
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_the_script_runs_as_a_command_and_errors_are_one_line(tmp_path: Path) -> None:
     argv = yaml_of(tmp_path, max_steps=1)
     command = [sys.executable, "-m", "videosafety.training_recipes.sft", *argv]

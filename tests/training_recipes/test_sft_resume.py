@@ -79,6 +79,7 @@ torch.save((out.logits, getattr(out, "alarm_logits", None)), sys.argv[3])
 """
 
 
+@pytest.mark.slow  # `make test-slow`
 @pytest.mark.parametrize(("name", "alarm", "rank"), [("videollama3", True, 0), ("smolvlm", True, 2), ("qwen2_5_vl", False, 0)])
 def test_the_folder_loads_in_a_fresh_process(name: str, alarm: bool, rank: int, tmp_path: Path) -> None:
     data = media() / f"{name}-{alarm}-{rank}.jsonl"

@@ -22,6 +22,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from videosafety.training_recipes import data, smoke
 from videosafety.training_recipes.schema import STAGES
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 LEARNS = {  # the paper: vision frozen throughout, vectors until the second stage, heads in it alone
     "stage1_alarm_warmup": {"language_model", "alarm_tokens"},
     "stage2_at_sft": {"language_model", "alarm_tokens", "alarm_heads"},

@@ -70,6 +70,7 @@ def test_the_longest_right_answer_can_be_written() -> None:
 # --- the chain --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_all_stages_run_one_after_the_other_and_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, made = dataset.rows, []
     monkeypatch.setattr(dataset, "rows", lambda cell: whole(cell)[:2])
