@@ -67,6 +67,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_load_dataset_gives_back_rows_and_clips_streaming_too(here: Hub, home: Path, own: Path) -> None:
     commit = commit_in(published("dataset", own, "--repo", REPO, *LICENCE))
     whole, streamed = elsewhere(here, home, LOAD.format(repo=REPO, commit=commit))
@@ -78,6 +79,7 @@ def test_load_dataset_gives_back_rows_and_clips_streaming_too(here: Hub, home: P
     assert whole == streamed == wanted
 
 
+@pytest.mark.slow  # `make test-slow`
 @pytest.mark.parametrize("hub", ["xet"], indirect=True)
 def test_vsb_open_goes_round_from_the_hub_through_lmms_eval_to_a_models_card(
     here: Hub, home: Path, tiny: Path, lmms_eval: Callable[..., Any]

@@ -103,6 +103,7 @@ def hub_only(settings: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in settings.items() if name != "HF_DATASETS_CACHE"}
 
 
+@pytest.mark.slow  # `make test-slow`
 @ONLY_LFS
 def test_a_folded_checkpoint_needs_no_code(here: Hub, made: Path, tmp_path: Path) -> None:
     said = published(fold(made, tmp_path / "out"))

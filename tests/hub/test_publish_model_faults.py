@@ -114,6 +114,7 @@ def test_what_is_not_there_afterwards_is_found(here: Hub, folder: Path, quick: l
     assert len(quick) == 1, "and nothing of it was loaded"
 
 
+@pytest.mark.slow  # `make test-slow`
 @ONLY_LFS
 def test_bytes_that_change_on_the_way_back_are_found(here: Hub, folder: Path) -> None:
     weights = (folder / "model.safetensors").stat().st_size
@@ -137,6 +138,7 @@ def test_other_logits_are_no_success(here: Hub, folder: Path, monkeypatch: pytes
     assert len(here.store.at(here.store.repos[KEY], "main").files) == 1
 
 
+@pytest.mark.slow  # `make test-slow`
 @ONLY_LFS
 def test_a_checkpoint_that_does_not_load_here_is_not_sent(here: Hub, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())

@@ -22,6 +22,8 @@ from videosafety.lmms_eval_tasks.safevid.docs import held_out
 from videosafety.training_recipes import data, recipe, sft, smoke
 from videosafety.training_recipes.schema import STAGES, new_row
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 FOLDER = ROOT / "training_recipes"
 BASELINES = sorted((FOLDER / "baselines").glob("*.yaml"))
 README = (FOLDER / "baselines" / "README.md").read_text(encoding="utf-8")

@@ -21,6 +21,8 @@ from videosafety.training_recipes import recipe as recipes
 from videosafety.training_recipes.data import DataError
 from videosafety.training_recipes.schema import new_row
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 YAML = ROOT / "training_recipes" / "baselines" / "sea.yaml"
 FAMILIES = ("videollama3", "qwen3_vl", "internvl")
 HARMFUL = {"0", "2"}

@@ -14,6 +14,8 @@ import grpo_distributed
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 SCRIPT = Path(grpo_distributed.__file__)
 CASES = ("whole", "idle", "split", "projector")
 

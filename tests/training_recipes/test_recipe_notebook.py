@@ -15,6 +15,8 @@ pytest.importorskip("trl", reason="the recipes need the extra `train`")
 
 from videosafety.hf_models.calibrate import auroc
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 NOTEBOOK = ROOT / "docs" / "notebooks" / "community_lora.ipynb"
 
 

@@ -28,6 +28,8 @@ from videosafety.training_recipes import smoke
 from videosafety.training_recipes.grpo import Answers
 from videosafety.training_recipes.grpo import Settings as GRPOSettings
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 FOLDER = ROOT / "training_recipes"
 CONFIGS = sorted((FOLDER / "accelerate_configs").glob("*.yaml"))
 OWN = {FOLDER / "baselines" / f"{name}.yaml" for name in ("meta_token", "sea")}  # with scripts of their own: test_baselines_*.py

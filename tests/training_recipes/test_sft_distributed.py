@@ -18,6 +18,8 @@ from videosafety.hf_models.families import FAMILIES
 from videosafety.training_recipes.data import save
 from videosafety.training_recipes.recipe import load_model
 
+pytestmark = pytest.mark.slow  # `make test-slow`
+
 
 @pytest.mark.timeout(600)  # some 40 seconds of CPU, on machines that may be busy
 def test_two_processes_are_one(tmp_path: Path) -> None:
