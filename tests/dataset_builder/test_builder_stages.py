@@ -9,33 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from stage_cases import HARMFUL, SAFE, asking, config, video_row
 from toy_clips import write_clip
 
 from videosafety.dataset_builder import filter as filtering
 from videosafety.dataset_builder import label, shots
-from videosafety.dataset_builder.config import Config, Labels, Server, Shots, Source
-from videosafety.dataset_builder.rows import Bundle, Rejected, Row, through
+from videosafety.dataset_builder.config import Labels, Shots
+from videosafety.dataset_builder.rows import Bundle, Rejected, through
 from videosafety.dataset_builder.servers import Answer, AskFailed, fields_of
 from videosafety.lmms_eval_tasks.video import Sampling, content_hash, decode, read_timeline
-
-
-def config(folder: Path, **changes: Any) -> Config:
-    servers = {name: Server("http://127.0.0.1:9/v1", name, name) for name in ("a", "b", "c")}
-    return Config(
-        **({"name": "toy", "sources": [Source("mine", folder=".")], "licence": "mit", "servers": servers, "root": folder} | changes)
-    )
-
-
-def video_row(file: Path) -> Row:
-    told = {"visual_label": None, "category": None, "harm_spans": None}
-    return {
-        "id": f"mine/{file.name}",
-        "file": str(file),
-        "text": "A clip",
-        "told": told,
-        "provenance": {"source": "mine", "path": file.name},
-    }
-
 
 # --- shots ------------------------------------------------------------------------------------------------------------------------
 
@@ -209,24 +191,6 @@ def test_agreement_counts_pairs_of_votes_and_is_undefined_below_two() -> None:
     }
     for votes, share in agreed.items():
         assert label.agreement([{"label": vote} for vote in votes]) == (share if share is None else pytest.approx(share))
-
-
-def asking(*texts: str | Exception) -> Any:
-    """What a server says, one text a call, the last for ever; an exception is raised."""
-    calls: list[tuple[str, Any, Any]] = []
-
-    def ask(server: str, messages: Any, parameters: Any) -> Answer:
-        calls.append((server, messages, parameters))
-        said = texts[min(len(calls), len(texts)) - 1]
-        if isinstance(said, Exception):
-            raise said
-        return Answer(said, server)
-
-    ask.calls = calls  # type: ignore[attr-defined]
-    return ask
-
-
-SAFE, HARMFUL = '{"visual": "safe", "category": "weapons"}', '{"visual": "harmful", "category": "theft"}'
 
 
 @pytest.mark.parametrize(
