@@ -46,6 +46,7 @@ def forty(tmp_path: Path) -> Path:
     return folder.parent
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_a_killed_run_goes_on_where_it_stopped(lmms_eval: Run, forty: Path, tiny: Path, tmp_path: Path) -> None:
     command = (*ARGS, "--model_args", f"pretrained={tiny}", "--batch_size", "2", "--tasks", "vsb_hh")
     cache = tmp_path / "killed-cache"

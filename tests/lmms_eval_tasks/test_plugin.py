@@ -46,7 +46,12 @@ ARGS = ("--model", "videosafety_r1", "--batch_size", "2", "--gen_kwargs", "max_n
 
 
 @pytest.mark.parametrize(
-    "front", [("lmms-eval",), ("lmms-eval", "eval"), (sys.executable, "-m", "lmms_eval")], ids=["lmms-eval", "eval", "-m"]
+    "front",
+    [
+        pytest.param(("lmms-eval",), id="lmms-eval"),
+        pytest.param(("lmms-eval", "eval"), id="eval", marks=pytest.mark.slow),
+        pytest.param((sys.executable, "-m", "lmms_eval"), id="-m", marks=pytest.mark.slow),
+    ],
 )
 def test_front_ends(lmms_eval: Run, small_set: Path, tiny: Path, front: tuple[str, ...]) -> None:
     outcome = lmms_eval(*ARGS, "--model_args", f"pretrained={tiny}", "--tasks", "vsb_hh", front=front, VIDEOSAFETY_DATA_DIR=str(small_set))
@@ -71,6 +76,7 @@ def test_config_file_group_and_a_users_own_include_path(lmms_eval: Run, small_se
     assert results["results"]["vsb"]["frr,none"] == 0.0
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_two_ranks_score_every_row_once(lmms_eval: Run, small_set: Path, tiny: Path) -> None:
     front = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "lmms_eval")
     common = (*ARGS, "--model_args", f"pretrained={tiny},resume=False", "--tasks", "vsb_hh,vsb_safeq")

@@ -36,6 +36,7 @@ def data(tmp_path: Path) -> Path:
     return write_set(folder, rows).parent
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_verdicts_arrive_on_one_rank_and_on_two_and_are_cached(
     lmms_eval: Run, server: Faults, data: Path, tiny: Path, tmp_path: Path
 ) -> None:

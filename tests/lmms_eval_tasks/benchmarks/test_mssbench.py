@@ -224,6 +224,7 @@ def test_a_refusal_is_right_in_one_scene_and_false_in_the_other(copy: Path, monk
     assert safe["graded_right"]["reason"] == "needs_llm_judge"
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_the_chat_group_runs_whole(lmms_eval: Callable[..., Outcome], tiny: Path, copy: Path) -> None:
     """Through the real command line, with a grader: each half has its own n, the group the plain mean of the two accuracies."""
     args = ("--model", "videosafety_r1", "--model_args", f"pretrained={tiny}", "--gen_kwargs", "max_new_tokens=4", "--batch_size", "4")

@@ -159,6 +159,7 @@ def test_a_broken_log_names_file_and_line(tmp_path: Path, line: str) -> None:
         plot.of_runs([results])
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_a_run_of_the_command_line_measures_equal_tokens(lmms_eval: Callable[..., Outcome], tmp_path: Path) -> None:
     model = build_tiny(tmp_path / "model", alarm=False)
     processor = AutoProcessor.from_pretrained(model)
