@@ -1,11 +1,12 @@
 """The toy world's proof: a small video model made helpful and unsafe, put through the four stages, and asked what is held out from them.
 
-    python benchmarks/toy_world.py [--seeds 3] [--work results/toy_world]   # base, four stages, an evaluation after each
+    python benchmarks/toy_world.py [--seeds 3 4 5] [--work results/toy_world]   # base, four stages, an evaluation after each
     python benchmarks/toy_world.py --ablations [--ablation-seeds 1]         # and one thing after the other left out or replaced
     python benchmarks/toy_world.py --ablations --write-readme --ship        # figures to the recipe's README, checkpoints beside it
 
 Two processes of one thread each work side by side. What a killed run finished stays in the work folder and is not done again. The last line
-is one JSON object: means over the seeds, each seed with its n and intervals. DSR and FRR are by the judge `refusal`.
+is one JSON object: means over the seeds, each seed with its n and intervals. DSR and FRR are by the judge `refusal`. Steps and learning
+rates were chosen with seeds 0 to 2, which is why those are not the default.
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found | {"n": sum(row["dsr_hh_n"] for row in rows), "seeds": len(rows)}
 
 
-def summary(work: Path, seeds: int) -> dict[str, Any]:
-    by_seed = {seed: {name: figures(seed_folder(work, seed) / name) for name in STAGES} for seed in range(seeds)}
+def summary(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    by_seed = {seed: {name: figures(seed_folder(work, seed) / name) for name in STAGES} for seed in seeds}
     stages = {name: mean([rows[name] for rows in by_seed.values()]) for name in STAGES}
     before, after = stages["base"], stages["stage4"]
     out: dict[str, Any] = {}
@@ -135,14 +136,14 @@ def summary(work: Path, seeds: int) -> dict[str, Any]:
     return out | {"n": after["n"], "judge": "refusal", "stages": stages, "seeds": by_seed, "hardware": hardware(), "commit": commit()}
 
 
-def ablations(work: Path, seeds: int) -> dict[str, Any]:
+def ablations(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Arm -> what it leaves out, its last stage's figures, and under `stages` those of every stage that it makes anew; `whole` is the whole
     run of the same seeds."""
     made = {"whole": ("", "nothing: the whole run", FULL)}
-    made |= {name: (name, arm.without, arm.steps) for name, arm in arms(seed_folder(work, 0)).items()}
+    made |= {name: (name, arm.without, arm.steps) for name, arm in arms(seed_folder(work, seeds[0])).items()}
     found = {}
     for name, (folder, without, steps) in made.items():
-        rows = {step: mean([figures(seed_folder(work, seed) / folder / step) for seed in range(seeds)]) for step in steps}
+        rows = {step: mean([figures(seed_folder(work, seed) / folder / step) for seed in seeds]) for step in steps}
         found[name] = {"without": without, **rows[list(steps)[-1]], "stages": rows}
     return found
 
@@ -218,14 +219,14 @@ def write_readme(found: Mapping[str, Any]) -> None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
 
-def ship(work: Path) -> int:
-    """Copy base and R1 of seed 0 to the recipe's folder, weights, code and processor alone. Returns their bytes."""
+def ship(folder: Path) -> int:
+    """Copy base and R1 of one seed's folder to the recipe's folder, weights, code and processor alone. Returns their bytes."""
     for name, stage in {"base": "base", "r1": "stage4"}.items():
         out = RECIPE / "checkpoints" / name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         for pattern in SHIPPED:
-            for file in seed_folder(work, 0).joinpath(stage).glob(pattern):
+            for file in folder.joinpath(stage).glob(pattern):
                 shutil.copyfile(file, out / file.name)
         (out / "README.md").write_text(CARD.format(name=name, what=STAGES[stage].partition(": ")[2]), encoding="utf-8")
     size = sum(file.stat().st_size for file in (RECIPE / "checkpoints").rglob("*") if file.is_file())
@@ -236,26 +237,27 @@ def ship(work: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--work", type=Path, default=Path("results/toy_world"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--ablation-seeds", type=int, default=1)
+    parser.add_argument("--ablation-seeds", type=int, default=1, help="how many of the seeds, the first ones")
     parser.add_argument("--write-readme", action="store_true")
     parser.add_argument("--ship", action="store_true")
     options = parser.parse_args()
-    if not 1 <= options.ablation_seeds <= options.seeds:
+    if not 1 <= options.ablation_seeds <= len(options.seeds):
         parser.error("--ablation-seeds must be 1 or more, and no more than --seeds")
-    run(options.work, [(seed, None) for seed in range(options.seeds)], options.processes)
+    run(options.work, [(seed, None) for seed in options.seeds], options.processes)
     found = summary(options.work, options.seeds)
     if options.ablations:
-        jobs = [(seed, arm) for seed in range(options.ablation_seeds) for arm in arms(seed_folder(options.work, 0))]
+        first = options.seeds[: options.ablation_seeds]
+        jobs = [(seed, arm) for seed in first for arm in arms(seed_folder(options.work, first[0]))]
         run(options.work, jobs, options.processes)
-        found["ablations"] = ablations(options.work, options.ablation_seeds)
+        found["ablations"] = ablations(options.work, first)
     if options.write_readme:
         write_readme(found)
     if options.ship:
-        found["shipped_bytes"] = ship(options.work)
+        found["shipped_bytes"] = ship(seed_folder(options.work, options.seeds[0]))
     assert set(FULL) < set(STAGES)
     print(json.dumps(found))
 

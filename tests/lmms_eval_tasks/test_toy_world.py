@@ -72,7 +72,8 @@ def test_rows_are_held_out_and_labelled_by_what_they_hold(cell: str) -> None:
             assert row["textual_label"] == 0
             asked = [query for pair in world.QUESTIONS.values() for query in pair] if cell == world.UTILITY else world.ASK_SHOWN
             assert row["query"] in asked
-    assert len({row["video_id"] for row in rows}) >= 50
+    assert len({row["video_id"] for row in rows}) >= 30
+    assert len({(row["video_id"], row["query"]) for row in rows}) == world.N
 
 
 def test_safeq_has_look_alikes_plain_requests_and_requests_for_what_is_shown() -> None:

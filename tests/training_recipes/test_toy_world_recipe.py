@@ -131,7 +131,7 @@ def test_figures_are_means_over_seeds_with_their_n(benchmark: Any, tmp_path: Pat
             folder = benchmark.seed_folder(tmp_path, seed) / name
             folder.mkdir(parents=True)
             (folder / stages.DONE).write_text(json.dumps(evaluation(seed if name == "stage4" else 0.0, None if name == "base" else 0.5)))
-    found = benchmark.summary(tmp_path, 2)
+    found = benchmark.summary(tmp_path, (0, 1))
     assert (found["dsr_hh_before"], found["dsr_hh_after"], found["auroc_visual"], found["n"]) == (0.0, 0.5, 0.5, 120)
     assert found["stages"]["base"]["auroc_visual"] is None
     assert found["seeds"][1]["stage4"]["dsr_hh_ci95"] == [0.0, 1.0]
@@ -149,7 +149,7 @@ def test_ablations_are_told_by_their_last_stage_and_by_the_second(benchmark: Any
     for place, value in places.items():
         (work / place).mkdir(parents=True)
         (work / place / stages.DONE).write_text(json.dumps(evaluation(value, 0.5)))
-    found = benchmark.summary(tmp_path, 1) | {"ablations": benchmark.ablations(tmp_path, 1)}
+    found = benchmark.summary(tmp_path, [0]) | {"ablations": benchmark.ablations(tmp_path, [0])}
     text = benchmark.readme_text(found)["ablations"]
     assert "(`no_heads`) | 80.0 %" in text
     assert "| `no_heads` | 40.0 %" in text
