@@ -11,9 +11,10 @@ from typing import Any
 
 from videosafety.dataset_builder.rows import Bundle
 
+# Bodies lie in the order in which they came; only the index of keys, which are random, is written here and there.
 _TABLES = """
-CREATE TABLE IF NOT EXISTS bundles (phase TEXT, key TEXT, body TEXT NOT NULL, PRIMARY KEY (phase, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, model TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bundles (phase TEXT, key TEXT, body TEXT NOT NULL, UNIQUE (phase, key));
+CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, model TEXT NOT NULL);
 """
 _KEYS = 500  # of one SELECT: SQLite takes 999 variables at least
 

@@ -90,4 +90,10 @@ class _Timeline:
                 scores, _ = timeline(self._guard, Path(file), "", self._window, self._window / 2)
         except (MediaError, ValueError) as error:
             raise Rejected(f"no timeline: {str(error).replace(file, 'the clip')}") from error
-        return [(s.start, min(s.end, scores.duration)) for s in scores.segments if s.p_visual is not None and s.p_visual >= self._threshold]
+        found: list[Span] = []
+        for segment in scores.segments:
+            if segment.p_visual is None:  # without it nobody can say that the harm is only elsewhere
+                raise Rejected(f"no timeline: second {segment.start:g} to {segment.end:g} has no score ({segment.error})")
+            if segment.p_visual >= self._threshold:
+                found.append((segment.start, min(segment.end, scores.duration)))
+        return found

@@ -22,7 +22,7 @@ from videosafety.hf_models.fold import HEADS_FILE
 from videosafety.hub_cards.dataset import environment
 from videosafety.hub_cards.lines import from_rows, public
 from videosafety.hub_cards.results import END, KEPT, START, merge_card
-from videosafety.hub_cards.safety_set import _own_words
+from videosafety.hub_cards.safety_set import own_words
 from videosafety.hub_cards.upload import PublishError
 
 RECORD, STATE = "training_recipe.json", "trainer_state.json"  # what a run of training_recipes leaves beside its weights
@@ -230,6 +230,6 @@ def _own_text(about: Card, trained: bool) -> str:
         return raw.partition(OWN_START)[2].partition(OWN_END)[0].strip()
     if START in raw and END in raw:
         raw = raw.partition(START)[0] + raw.partition(END)[2]
-    text = _own_words(about.files["README.md"]) if START not in raw else raw
+    text = own_words(about.files["README.md"]) if START not in raw else raw
     paragraphs = text.replace(build.USE, "").replace(build.UNTRAINED if trained else "\0", "").split("\n\n")
     return "\n\n".join(part.strip() for part in paragraphs if part.strip() and not part.strip().startswith(EVERY_CARD))

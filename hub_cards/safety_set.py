@@ -116,7 +116,7 @@ def load_set(name: str, cells: Collection[str] = (), licence: str | None = None,
         except RuntimeError as error:  # other frames than those of the published checksums
             raise PublishError(str(error)) from error
         shown = {cell: [row | {"video": str(paths[row["video_id"]])} for row in found] for cell, found in rows.items()}
-        about = _own_words(Path(vsb.__file__).with_name("README.md"))
+        about = own_words(Path(vsb.__file__).with_name("README.md"))
         return SafetySet("vsb", vsb.NAME, vsb.VERSION, "cc-by-4.0", shown, about, own=True)
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -140,7 +140,7 @@ def load_set(name: str, cells: Collection[str] = (), licence: str | None = None,
     by_cell = {cell: [row for row in found if row["cell"] == cell] for cell in dict.fromkeys(row["cell"] for row in found)}
     chosen = _chosen(list(by_cell), cells, str(folder))
     readme = folder / "README.md"
-    about = _own_words(readme) if readme.is_file() else ""
+    about = own_words(readme) if readme.is_file() else ""
     return SafetySet(
         folder.resolve().name, title or folder.resolve().name, None, licence, {c: by_cell[c] for c in chosen}, about, own=False
     )
@@ -170,7 +170,7 @@ def _check_keys(rows: Sequence[dict[str, Any]], folder: Path) -> None:
                 raise PublishError(f"{where} is {type(value).__name__}, elsewhere {kinds[key].__name__}: a column holds one kind")
 
 
-def _own_words(readme: Path) -> str:
+def own_words(readme: Path) -> str:
     """A README without its metadata, its headings one level lower, and its first heading left out: it goes into ours."""
     text = HEAD.sub("", readme.read_text(encoding="utf-8").replace("\r\n", "\n"))
     lines, fenced = [], False

@@ -21,6 +21,7 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from videosafety.hf_models.calibrate import load_calibration
 from videosafety.lmms_eval_tasks import run
@@ -99,7 +100,10 @@ class VideoSafetyR1(lmms):
             self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._device = self.accelerator.device if device in (None, "auto", "cuda") else torch.device(str(device))
         dtype = dtype or ("bfloat16" if self._device.type == "cuda" else "float32")
-        source = {"revision": None if revision is None else str(revision), "trust_remote_code": trust_remote_code}
+        revision = None if revision is None else str(revision)
+        commit = hub_commit(pretrained, revision)
+        # A branch may move between two downloads: code, processor and weights are all of one commit.
+        source: dict[str, Any] = {"revision": commit or revision, "trust_remote_code": trust_remote_code}
         if trust_remote_code:
             source["code_revision"] = source["revision"]
         self.processor = AutoProcessor.from_pretrained(pretrained, **source)
@@ -119,8 +123,8 @@ class VideoSafetyR1(lmms):
         self.frames = FrameCache(cache_dir() / "frames", sampling, video_backend)
         self.settings: dict[str, Any] = {
             "pretrained": str(pretrained),
-            "revision": source["revision"],
-            "commit": getattr(self._model.config, "_commit_hash", None),
+            "revision": revision,
+            "commit": commit,
             "trust_remote_code": trust_remote_code,
             "dtype": dtype,
             "attn_implementation": getattr(self._model.config, "_attn_implementation", attn_implementation),
@@ -132,7 +136,7 @@ class VideoSafetyR1(lmms):
             "transformers": transformers.__version__,
         }
         # What an answer depends on: not the calibration, which is applied to what the journal keeps.
-        identity = digest([checkpoint_identity(pretrained, self.settings["commit"]), self.settings])
+        identity = digest([checkpoint_identity(pretrained, commit), self.settings])
         self.journal = Journal(cache_dir() / "journal" / identity[:16], resume)
         run.note(
             "model",
@@ -311,6 +315,17 @@ def _refuse_unknown(unknown: dict[str, Any]) -> None:
     known = [p for p in inspect.signature(VideoSafetyR1.__init__).parameters if p not in ("self", "unknown")]
     hints = [f"{name} (did you mean {close[0]}?)" if (close := difflib.get_close_matches(name, known, 1)) else name for name in unknown]
     raise ValueError(f"videosafety_r1 does not know the model_args {', '.join(hints)}; it takes: {', '.join(known)}")
+
+
+def hub_commit(pretrained: str, revision: str | None) -> str | None:
+    """The commit that a Hub id's revision stands for now, or in the cache where there is no network; None for a local folder.
+
+    Raises:
+        OSError: no such repository or revision, or no config in it.
+    """
+    if Path(pretrained).is_dir():
+        return None
+    return extract_commit_hash(cached_file(pretrained, "config.json", revision=revision), None)
 
 
 def _auto_class(pretrained: str, source: dict[str, Any]) -> Any:

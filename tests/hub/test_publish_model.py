@@ -98,6 +98,33 @@ def test_from_training_to_a_card_with_figures(here: Hub, home: Path, folder: Pat
     assert "vsb_hh" in here.store.read(here.store.repos[KEY], "README.md").decode()
 
 
+EVALUATED = """
+import json, sys
+from videosafety.lmms_eval_tasks.model import VideoSafetyR1
+
+found = []
+for revision in sys.argv[2:]:
+    model = VideoSafetyR1(pretrained=sys.argv[1], revision=revision, trust_remote_code=True)
+    found.append([model.settings["revision"], model.settings["commit"], model.journal.file.parent.name])
+print(json.dumps(found))
+"""
+
+
+@ONLY_LFS
+def test_a_branch_is_evaluated_at_the_commit_that_it_stands_for(here: Hub, home: Path, folder: Path, quick: Any) -> None:
+    """The code is the repository's own: there transformers leaves the commit unsaid, and a moved branch would go on in the old journal."""
+    published(folder, "--revision-tag", "v1")
+    old = main_of(here)
+    HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="more.json", repo_id=REPO)
+    new = main_of(here)
+    command = [sys.executable, "-c", EVALUATED, REPO, "v1", old, "main"]
+    done = subprocess.run(command, env=here.env(home), cwd=home, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    by_tag, by_commit, by_branch = json.loads(done.stdout.splitlines()[-1])
+    assert [by_tag[:2], by_commit[:2], by_branch[:2]] == [["v1", old], [old, old], ["main", new]]
+    assert by_branch[2] != by_tag[2]
+
+
 def hub_only(settings: dict[str, str]) -> dict[str, str]:
     """For lmms-eval: the Hub's settings, but the data sets' cache of the session."""
     return {name: value for name, value in settings.items() if name != "HF_DATASETS_CACHE"}
