@@ -1,4 +1,4 @@
-"""Real clips and a real language model: SmolLM2 behind llama.cpp plays every part, which exercises the protocol and says nothing of quality."""
+"""Real clips, and SmolLM2 behind llama.cpp in every part: that exercises the protocol and says nothing of quality."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from servers import llama_server
 from toy_clips import comparable, report, rows
 
+from servers import llama_server
 from videosafety.dataset_builder.build import build
 from videosafety.dataset_builder.config import load
 from videosafety.lmms_eval_tasks.vsb.dataset import CELLS
 
 pytestmark = pytest.mark.slow  # `make test-slow`
 TITLES = {
-    "bikes": "People ride bicycles through a street", "bigbuckbunny": "A cartoon rabbit in a meadow", "carphone_pristine": "A man talks in a car",
-    "world": "The earth turns", "a": "A title card", "b": "A short title card",
+    "bikes": "People ride bicycles through a street", "bigbuckbunny": "A cartoon rabbit in a meadow",
+    "carphone_pristine": "A man talks in a car", "world": "The earth turns", "a": "A title card", "b": "A short title card",
 }  # fmt: skip
 HARMFUL = {"bikes": "dangerous_acts", "carphone_pristine": "scams_fraud"}
 
