@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
+from timing import hardware, met, timed
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
 from videosafety.hf_models.configuration_alarm_videollama3 import AlarmVideoLlama3Config
@@ -83,25 +82,6 @@ def prompt(frames: int, patches: int, words: int, model: Any) -> dict[str, torch
     return {k: (v.to(device, model.dtype) if v.is_floating_point() else v.to(device)) for k, v in inputs.items()}
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
-    """CPU seconds; of a GPU seconds by the clock, until it has finished."""
-    if device == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _met(quartiles: list[float], goal: float, at_least: bool) -> bool | None:
-    """Whether a goal is met, None where it lies between the quartiles."""
-    low, high = quartiles
-    return None if low < goal < high else (low >= goal) if at_least else (high <= goal)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -148,15 +128,14 @@ def main() -> None:
     spread = {name: [round(q, 4) for q in statistics.quantiles(found, n=4)[::2]] for name, found in quotients.items()}
     figures |= {f"{name}_quartiles": found for name, found in spread.items()}
     seconds = {f"{way}_ms": round(1e3 * statistics.median(r[way] for r in rounds), 2) for way in ways}
-    hardware = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    met = {name: _met(spread[name], goal, at_least=name == "guard_speedup") for name, goal in GOALS.items()}
+    goals = {name: met(spread[name], goal, at_least=name == "guard_speedup") for name, goal in GOALS.items()}
     told |= {
         "status": "measured",
-        "hardware": hardware,
+        "hardware": hardware(asked.device),
         "dtype": str(dtype).removeprefix("torch."),
         "prompt_tokens": inputs["input_ids"].shape[1],
     }
-    told |= {"parameters": alarm.num_parameters(), "goals_met": met}
+    told |= {"parameters": alarm.num_parameters(), "goals_met": goals}
     print(json.dumps(figures | seconds | told))
 
 

@@ -20,14 +20,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
+from timing import hardware, timed
 from trl import GRPOTrainer
 
 from videosafety.hf_models.families import FAMILIES
@@ -182,19 +180,6 @@ def agree(both: dict[str, Any]) -> dict[str, float]:
     return losses
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
-    """CPU seconds; of a GPU seconds by the clock, until it has finished."""
-    if device == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def _resident(key: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key)) * 1024
@@ -267,8 +252,7 @@ def main() -> None:
         "speedup": figures["speedup"] >= GOALS["speedup"],
         "memory_ratio": figures["memory_ratio"] <= GOALS["memory_ratio"],
     }
-    hardware = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
-    print(json.dumps(figures | told | {"hardware": hardware, "status": "measured"}))
+    print(json.dumps(figures | told | {"hardware": hardware(asked.device), "status": "measured"}))
 
 
 if __name__ == "__main__":

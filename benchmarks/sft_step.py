@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,8 @@ from typing import Any
 
 import torch
 import transformers
-from alarm_overhead import SHAPES, TEXTUAL, VISUAL, _met, models, prompt, timed
+from alarm_overhead import SHAPES, TEXTUAL, VISUAL, models, prompt
+from timing import hardware, met, timed
 
 from videosafety.training_recipes.recipe import Recipe, freeze
 from videosafety.training_recipes.sft import SFTSettings
@@ -122,10 +122,14 @@ def main() -> None:
     spread = {name: [round(q, 4) for q in statistics.quantiles(found, n=4)[::2]] for name, found in quotients.items()}
     figures |= {f"{name}_quartiles": found for name, found in spread.items()}
     figures |= {f"{way}_ms": round(1e3 * statistics.median(r[way] for r in rounds), 1) for way in ways}
-    hardware = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    told |= {"status": "measured", "hardware": hardware, "visual_tokens": asked.frames * asked.patches**2, "answer_tokens": asked.answer}
+    told |= {
+        "status": "measured",
+        "hardware": hardware(asked.device),
+        "visual_tokens": asked.frames * asked.patches**2,
+        "answer_tokens": asked.answer,
+    }
     told |= {"tokens": rows["alarm"]["input_ids"].shape[1], "parameters": alarm.num_parameters()}
-    print(json.dumps(figures | told | {"goals_met": {"step_ratio": _met(spread["step_ratio"], GOAL, at_least=False)}}))
+    print(json.dumps(figures | told | {"goals_met": {"step_ratio": met(spread["step_ratio"], GOAL, at_least=False)}}))
 
 
 if __name__ == "__main__":
