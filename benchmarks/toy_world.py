@@ -1,7 +1,7 @@
 """The toy world's proof: a small video model made helpful and unsafe, put through the four stages, and asked what is held out from them.
 
     python benchmarks/toy_world.py [--seeds 3 4 5] [--work results/toy_world]   # base, four stages, an evaluation after each
-    python benchmarks/toy_world.py --ablations [--ablation-seeds 1]         # and one thing after the other left out or replaced
+    python benchmarks/toy_world.py --ablations                              # and one thing after the other left out or replaced
     python benchmarks/toy_world.py --ablations --write-readme --ship        # figures to the recipe's README, checkpoints beside it
 
 Two processes of one thread each work side by side. What a killed run finished stays in the work folder and is not done again. The last line
@@ -241,19 +241,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("results/toy_world"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--ablation-seeds", type=int, default=1, help="how many of the seeds, the first ones")
     parser.add_argument("--write-readme", action="store_true")
     parser.add_argument("--ship", action="store_true")
     options = parser.parse_args()
-    if not 1 <= options.ablation_seeds <= len(options.seeds):
-        parser.error("--ablation-seeds must be 1 or more, and no more than --seeds")
     run(options.work, [(seed, None) for seed in options.seeds], options.processes)
     found = summary(options.work, options.seeds)
     if options.ablations:
-        first = options.seeds[: options.ablation_seeds]
-        jobs = [(seed, arm) for seed in first for arm in arms(seed_folder(options.work, first[0]))]
+        jobs = [(seed, arm) for seed in options.seeds for arm in arms(seed_folder(options.work, options.seeds[0]))]
         run(options.work, jobs, options.processes)
-        found["ablations"] = ablations(options.work, first)
+        found["ablations"] = ablations(options.work, options.seeds)
     if options.write_readme:
         write_readme(found)
     if options.ship:
