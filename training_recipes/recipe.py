@@ -286,6 +286,9 @@ class ParamGroups:
         if lost := [name for name in load_result.missing_keys if id(known.get(name)) not in there]:
             raise ValueError(f"the checkpoint to resume from lacks {len(lost)} weights, {lost[0]} for one: it is of another model")
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """No card: TRL's names neither the data nor the labels. `videosafety publish` writes one, from what the run recorded."""
+
     def _get_learning_rate(self) -> float:
         groups = self.optimizer.param_groups  # type: ignore[attr-defined]
         self.rates = {f"lr_{group['name']}": group["lr"] for group in groups if "name" in group}
