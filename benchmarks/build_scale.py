@@ -1,6 +1,6 @@
 """How fast a set is built, and how cost and memory grow with its size.
 
-    python benchmarks/build_scale.py [--clips 24] [--most 100000] [--no-ray] [--repeats 1]
+    python benchmarks/build_scale.py [--clips 400] [--most 100000] [--no-ray] [--repeats 1]
 
 Two measurements. Rows per second with 1 and 2 Ray workers: real decoding, cutting and encoding of small clips drawn here, templates for
 queries. Growth: synthetic clips (no media: fingerprints and labels drawn by chance) go from the journal through near-duplicates, labels,
@@ -168,7 +168,7 @@ def growth(most: int, repeats: int) -> list[dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--most", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--no-ray", action="store_true", help="threads of one process instead of Ray workers")

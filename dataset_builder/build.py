@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -166,7 +167,7 @@ class Build:
             if leader[i] != i:
                 first = names.get(int(leader[i]), "another clip")
                 self._found.duplicates += 1
-                self._reject([Rejection(row["id"], f"a near-duplicate of {first}", "duplicates", row["provenance"]["path"])])
+                self._reject([Rejection(row["id"], f"a near-duplicate: {first} came first", "duplicates", row["provenance"]["path"])])
                 continue
             if i in followed:
                 names[i] = row["id"]
@@ -279,8 +280,8 @@ class Build:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what differs from row to row."""
-    return reason.split(":")[0].split("(")[0].strip()[:60]
+    """A reason without what differs from row to row: there are few of them, however large the set."""
+    return re.sub(r"\d+(?:[.,]\d+)*", "…", reason.split(":")[0].split("(")[0]).strip()[:60]
 
 
 def build(config: Config, engine: str = "local", workers: int = 2, quiet: bool = False) -> Built:

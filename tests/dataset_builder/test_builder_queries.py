@@ -12,6 +12,7 @@ import pytest
 from stage_cases import HARMFUL, SAFE, asking, config, video_row
 from toy_clips import write_clip
 
+from videosafety.dataset_builder import build as building
 from videosafety.dataset_builder import label, lists, queries, spans, split, stats, translate
 from videosafety.dataset_builder.config import Labels, Queries, Spans, Translate
 from videosafety.dataset_builder.journal import Journal
@@ -174,6 +175,15 @@ def test_the_judges_place_the_harm_by_windows(tmp_path: Path) -> None:
     nobody = through(Bundle("k", [row]), "spans", spans.spans(settings, asking(SAFE)))
     assert nobody.rows[0]["harm_spans"] == [[0.0, 6.0]]
     assert nobody.rows[0]["provenance"]["spans_by"] == "whole shot"
+
+
+@pytest.mark.parametrize(("reason", "kind"), [
+    ("a shot of 0.28 s is under the 1 s wanted", "a shot of … s is under the … s wanted"),
+    ("nearly still: 0.00167 of the range", "nearly still"),
+    ("a near-duplicate: 2b407fec came first", "a near-duplicate"),
+])  # fmt: skip
+def test_reasons_are_counted_by_kind(reason: str, kind: str) -> None:
+    assert building._kind(reason) == kind
 
 
 def test_no_split_shares_a_video_an_origin_or_a_likeness_with_another() -> None:

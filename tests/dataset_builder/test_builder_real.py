@@ -74,6 +74,7 @@ def made(folder: Path, clips: dict[str, Path], url: str, engine: str) -> Path:
     return folder / "out"
 
 
+@pytest.mark.timeout(900)
 def test_real_clips_become_a_set_with_four_cells_and_ray_makes_the_same(clips: dict[str, Path], smollm2: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     out = made(tmp_path / "local", clips, smollm2, "local")
