@@ -15,6 +15,8 @@ from statistics import median
 from typing import Any
 
 import av
+import yaml
+from huggingface_hub.repocard import metadata_load
 
 from videosafety.hub_cards.check import secrets
 from videosafety.hub_cards.upload import PublishError
@@ -101,7 +103,7 @@ def load_set(name: str, cells: Collection[str] = (), licence: str | None = None,
     Args:
         cells: only these; all where empty.
         licence: of a folder, as the Hub writes it, such as cc-by-4.0.
-        title: of a folder; else the folder's name.
+        title: of a folder; else `pretty_name` of its README, else the folder's name.
 
     Raises:
         PublishError: no such set, somebody else's set, a row, video or cell that is not as it must be, or no licence.
@@ -141,9 +143,18 @@ def load_set(name: str, cells: Collection[str] = (), licence: str | None = None,
     chosen = _chosen(list(by_cell), cells, str(folder))
     readme = folder / "README.md"
     about = own_words(readme) if readme.is_file() else ""
-    return SafetySet(
-        folder.resolve().name, title or folder.resolve().name, None, licence, {c: by_cell[c] for c in chosen}, about, own=False
-    )
+    title = title or _pretty_name(readme) or folder.resolve().name
+    return SafetySet(folder.resolve().name, title, None, licence, {c: by_cell[c] for c in chosen}, about, own=False)
+
+
+def _pretty_name(readme: Path) -> str | None:
+    """The title in a README's metadata. Raises PublishError where they cannot be read: the Hub would not take them either."""
+    try:
+        known = metadata_load(readme) if readme.is_file() else None
+    except (ValueError, yaml.YAMLError) as error:
+        raise PublishError(f"{readme}: its metadata are no YAML mapping ({' '.join(str(error).split())})") from error
+    named = (known or {}).get("pretty_name")
+    return named if isinstance(named, str) and named.strip() else None
 
 
 def _chosen(there: list[str], wanted: Collection[str], where: str) -> list[str]:

@@ -17,9 +17,13 @@ import yaml
 from model_server import model_server
 from toy_clips import comparable, project, rows
 
+from hub_fixtures import here, home, hub  # noqa: F401
+from hub_server import Hub
+from publishing import published
 from videosafety.dataset_builder import build as building
 from videosafety.dataset_builder.config import load
 from videosafety.lmms_eval_tasks.data import read_rows
+from videosafety.lmms_eval_tasks.hub_set import hub_rows
 from videosafety.lmms_eval_tasks.judge.policy import category_groups
 from videosafety.lmms_eval_tasks.vsb import dataset as vsb
 
@@ -147,6 +151,23 @@ def test_the_set_evaluates_with_lmms_eval(finished: Path, lmms_eval: Any, tiny: 
     )  # fmt: skip
     assert outcome.results()["results"]["vsb_hh"]["n_scored,none"] == 2
     assert [sample["dsr"]["id"] for sample in outcome.samples("vsb_hh")] == [row["id"] for row in rows(finished) if row["cell"] == "hh"][:2]
+
+
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+def test_the_set_is_published_and_read_back_from_the_hub(finished: Path, here: Hub) -> None:
+    said = published("dataset", finished / "vsb", "--repo", "safety-lab/toy", "--license", "cc-by-4.0")
+    (commit,) = set(re.findall(r"safety-lab/toy@([0-9a-f]{40})", said))
+    kept = ("id", "query", "language", "category", "visual_label", "textual_label", "harm_spans")
+    for cell in vsb.CELLS:
+        there, _ = hub_rows(f"safety-lab/toy@{commit}", cell, video=True)
+        ours = [row for row in rows(finished) if row["cell"] == cell]
+        assert [[row[key] for key in kept] for row in there] == [[row[key] for key in kept] for row in ours]
+        clips = [(finished / "vsb" / row["video"]).read_bytes() for row in ours]
+        assert [Path(row["video"]).read_bytes() for row in there] == clips
+    card = here.store.read(here.store.repos["datasets/safety-lab/toy"], "README.md").decode()
+    assert "pretty_name: toy" in card
+    assert "harm" in card
+    assert "judge-1" in card or "south" in card, "who labelled it"
 
 
 # --- killed and resumed ---------------------------------------------------------------------------------------------------------------
