@@ -6,6 +6,7 @@ hold for the whole cluster, and an answer outlives the worker that asked for it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,7 @@ class RayEngine:
 
     def __enter__(self) -> RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        logging.getLogger("ray.data").setLevel(logging.WARNING)  # plans and timings, in the middle of our progress bars
         if not ray.is_initialized():
             local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": self._workers, "include_dashboard": False}
             ray.init(log_to_driver=False, configure_logging=False, **local)
@@ -111,17 +113,23 @@ class RayEngine:
             files = self._write(todo, undone(self._journal, phase, bundles), bar, total or 0)
             if not files:
                 return
+            tasks = ray.data.TaskPoolStrategy(size=self._workers)
             data: Any = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-            data = data.map_batches(_read, batch_format="pyarrow", batch_size=None, concurrency=self._workers)
+            data = data.map_batches(_read, batch_format="pyarrow", batch_size=None, compute=tasks)
             for name in phase.stages:
                 told = (name, phase.key, phase.width, self._config, self._servers)
                 if name in phase.gpu:
                     gpus = 1 if ray.cluster_resources().get("GPU") else 0
                     data = data.map_batches(
-                        _Model, fn_constructor_args=told, batch_format="pyarrow", batch_size=None, num_gpus=gpus, concurrency=1
+                        _Model,
+                        fn_constructor_args=told,
+                        batch_format="pyarrow",
+                        batch_size=None,
+                        num_gpus=gpus,
+                        compute=ray.data.ActorPoolStrategy(size=1),
                     )
                 else:
-                    data = data.map_batches(_run, fn_args=told, batch_format="pyarrow", batch_size=None, concurrency=self._workers)
+                    data = data.map_batches(_run, fn_args=told, batch_format="pyarrow", batch_size=None, compute=tasks)
             for batch in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
                 texts = batch["bundle"].to_pylist()
                 self._journal.put(phase.key, map(Bundle.loads, texts))

@@ -14,12 +14,14 @@ import pytest
 from model_server import Model, model_server
 from toy_clips import comparable, project, rows
 
+from conftest import ROOT
 from videosafety.dataset_builder.build import build
 from videosafety.dataset_builder.config import load
 
 pytestmark = pytest.mark.slow  # `make test-slow`
 
 ray = pytest.importorskip("ray")
+R1 = ROOT / "training_recipes" / "toy_world" / "checkpoints" / "r1"
 LANGUAGES = {"server": "writer", "back": "judge", "targets": ["de"]}
 
 
@@ -52,6 +54,19 @@ def test_two_workers_make_the_same_rows(cluster: None, tmp_path: Path, wanted: t
         assert model.kinds.total() == wanted[1]
         assert built(tmp_path, model) == wanted[0]
         assert model.kinds.total() == wanted[1], "what is done is not done again"
+
+
+def test_a_model_is_held_by_an_actor_and_says_the_same(cluster: None, tmp_path: Path) -> None:
+    found = []
+    for engine in ("local", "ray"):
+        with model_server() as model:
+            file = project(tmp_path / engine, model.url, clips=4, spans={"model": str(R1), "window": 1.0})
+            build(load(file), engine, 2, quiet=True)
+            found.append(comparable(rows(tmp_path / engine / "out")))
+    assert found[0] == found[1]
+    said = {row["provenance"]["spans_by"] for row in found[0] if row["visual_label"]}
+    assert said <= {"alarm timeline of r1", "whole shot"}
+    assert said
 
 
 def workers() -> list[int]:
