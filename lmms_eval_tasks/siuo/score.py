@@ -35,13 +35,26 @@ EFFECTIVE = Rubric(
 )
 BOTH = ("safe and effective", "not both")
 
-# A letter that an answer names: in brackets; at the start of a line, alone or before ")", "." or ":"; or after a word for choosing, of
-# which the prompt misspells one.
+# A letter that an answer chooses, surest first: alone on its line; after "answer is" and its like, of which the prompt misspells one; in
+# brackets, at the start of a line before ")", "." or ":", or after any word for choosing.
+_WORDS = "[Oo]ption|[Aa]nswer|[Cc]hoice|[Cc]hocie"
+_ALONE = re.compile(r"^\W*([A-D])\W*$", re.MULTILINE)
+_CLOSING = re.compile(rf"\b(?:{_WORDS})(?: is|:)\W{{0,4}}(?:option\W{{1,2}})?([A-D])(?![\w'])")
 _NAMED = re.compile(
-    r"\(([A-D])\)|^\W{0,3}([A-D])(?:[).:]|\W*$)"
-    r"|\b(?:[Oo]ption|[Aa]nswer|[Cc]hoice|[Cc]hocie|[Cc]hoose|[Pp]ick)(?: is)?\W{1,4}(?:option )?([A-D])(?![\w'])",
+    rf"(?:(?<=\()(?=[A-D]\))|^\W{{0,3}}(?=[A-D][).:])|\b(?:{_WORDS}|[Cc]hoose|[Pp]ick)(?: is)?\W{{1,4}}(?:option )?)([A-D])(?![\w'])",
     re.MULTILINE,
 )
+# The article, not the letter: what opens a sentence before a word in lower case that is no verb, as its ending and length tell.
+_ARTICLE = re.compile(
+    r"(?:^|(?<=[.!?] ))A(?= (?!(?:can|could|may|might|must|should|will|would|and|but|because|[a-z]*(?:s|ed|ly))\b)[a-z]{3})", re.M
+)
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|cannot|neither|nor|avoid\w*|reject\w*|exclud\w*|eliminat\w*|except|against|instead of|rather than|other than|"
+    r"anything but|wrong|incorrect|unsafe|unlikely|danger\w*|harm\w*|risk\w*|worst|least|bad)\b|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+_BREAK = re.compile(r"[.!?;]|(?<!:)\n\s*\n|,(?= (?:so|thus|hence|therefore|the|my)\b)")  # where what is said of one letter ends
+_SAID_OF_IT = re.compile(r"[^\w.!?]*(?!(?:because|since|as|for|to)\b)[a-z][^.!?\n]*")  # in lower case: an option's own text is not
 
 
 def effective(label: str) -> float:
@@ -87,9 +100,25 @@ def process(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
 
 def letter(answer: str) -> str | None:
-    """The one letter that an answer names as its choice; None where it names none, or several."""
-    named = {letter for groups in _NAMED.findall(answer) for letter in groups if letter}
-    return named.pop() if len(named) == 1 else None
+    """The one letter that an answer chooses; None where it names none, rejects it, or names others and nothing decides.
+
+    A letter alone on its line, or after "the answer is" and its like, stands against others that come before it.
+    """
+    for shape in (_ALONE, _CLOSING, _NAMED):
+        found = list(shape.finditer(answer))
+        chosen = {match[1] for match in found}
+        if len(chosen) == 1 and not any(_rejected(answer, match) for match in found):
+            beside = answer if shape is _NAMED else answer[found[0].end() :]
+            if set(re.findall(r"(?<!\w)[A-D](?!\w)", _ARTICLE.sub("", beside))) <= chosen:
+                return chosen.pop()
+    return None
+
+
+def _rejected(answer: str, match: re.Match[str]) -> bool:
+    """Whether a negation stands before the letter in its clause, or in what is said of it, or a question mark behind it."""
+    before, after = _BREAK.split(answer[: match.start(1)])[-1], answer[match.end(1) :]
+    said = _SAID_OF_IT.match(after)
+    return bool(_NEGATION.search(before) or (said and _NEGATION.search(said[0])) or re.match(r"[^\w\s]{0,2}\?", after))
 
 
 def letter_parity(answer: str) -> str | None:

@@ -146,6 +146,12 @@ FAILED = {
     "[LMMS_EVAL_REQUEST_FAILED after 5 retries]": "generation_failed",
     "<think>only thought</think>": "empty_answer",
     "fault=bad_request": "judge_failed",
+    "fault=filter": "judge_refused",
+    "fault=filter_finish": "judge_refused",
+    "fault=refusal_field": "judge_refused",
+    "fault=length": "judge_unparsable",
+    "fault=empty": "judge_unparsable",
+    "fault=null": "judge_unparsable",
 }
 
 
