@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.hf_api import CommitInfo
 
 from videosafety.hub_cards import check
-from videosafety.hub_cards.cards import Card, model_card
+from videosafety.hub_cards.cards import RECORD, Card, model_card
 from videosafety.hub_cards.results import FOLDER, KEPT
 from videosafety.hub_cards.upload import PublishError, check_card, check_repo, read_remote, said
 from videosafety.lmms_eval_tasks.data import cache_dir
@@ -66,7 +67,8 @@ class Published:
 
 
 def plan(folder: Path, repo: str, *, licence: str | None = None, exclude: Sequence[str] = (), kept: str | None = None) -> Plan:
-    """Check a checkpoint folder and write its card.
+    """Check a checkpoint folder and write its card. Of a run's folder the checkpoint-<step> folders stay here, with a warning: they hold
+    what resuming needs, pickles too.
 
     Args:
         licence: as the Hub writes it; by default that of the folder's own README.md.
@@ -76,7 +78,8 @@ def plan(folder: Path, repo: str, *, licence: str | None = None, exclude: Sequen
         PublishError: everything that is wrong with the folder, a line each.
     """
     check_repo(repo)
-    files, left_out = check.files_of(folder, exclude)
+    steps = _steps(folder)
+    files, left_out = check.files_of(folder, [*exclude, *steps])
     found = [*check.forbidden(files), *check.secrets(files)]
     if found:  # before anything in the folder is read further
         raise PublishError(_listed(folder, found))
@@ -89,8 +92,18 @@ def plan(folder: Path, repo: str, *, licence: str | None = None, exclude: Sequen
     check_card(card, "model", online=False)
     bodies: dict[str, Path | bytes] = {**files, "README.md": card.encode()}
     bodies.pop(KEPT, None)  # it belongs to the repository, not to the checkpoint
-    warnings = tuple(str(finding) for finding in check.homes(files))
-    return Plan(repo, bodies, card, tuple(code), foreign, tuple(left_out), warnings)
+    warnings = [f"{', '.join(steps)} of the run: left out, as only resuming needs them"] if steps else []
+    warnings += [str(finding) for finding in check.homes(files)]
+    left_out = [name for name in left_out if name.partition("/")[0] not in steps or name in steps]  # a line each, not one for every file
+    return Plan(repo, bodies, card, tuple(code), foreign, tuple(left_out), tuple(warnings))
+
+
+def _steps(folder: Path) -> list[str]:
+    """The names of the checkpoint-<step> folders that a run left beside its result, by their steps; none in a folder of another kind."""
+    if not (folder / RECORD).is_file():
+        return []
+    names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(names, key=lambda name: int(name.rpartition("-")[2]))
 
 
 def _listed(folder: Path, found: Sequence[check.Finding]) -> str:

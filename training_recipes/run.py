@@ -64,7 +64,8 @@ def finish(trainer: Any, recipe: Recipe) -> Path:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(out / ADAPTER if recipe.lora_rank else out))
     trainer.save_state()
-    (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust: RECORD says what it says
+    for folder in (out, out / ADAPTER):
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust: RECORD says what it says
     if trainer.is_world_process_zero():
         if recipe.lora_rank:
             _merge(recipe, out)
