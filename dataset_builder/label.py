@@ -19,11 +19,15 @@ _NO_TEXT = "(nothing is known)"
 
 
 def label(config: Config, ask: Ask) -> Stage:
-    """Stage: `visual_label` (0 safe, 1 harmful), `category`, and the votes; a clip without a decision is held for review."""
+    """Stage: `visual_label` (0 safe, 1 harmful), `category`, and the votes; a clip without a decision is held for review.
+
+    A clip on which a judge's server failed is left out until the next run has that vote: no label stands on part of its judges.
+    """
 
     def stage(row: Row) -> Iterator[Outcome]:
         votes = [_owner(row)] if config.labels.manifest and row["told"]["visual_label"] is not None else []
         votes += [vote(config, ask, judge, row) for judge in config.labels.judges]
+        all_asked(votes)
         told = said(row, votes=votes, agreement=agreement(votes), policy=policy_hash(), label_prompt=template("label").hash)
         if decision := row.get("decision"):
             if decision["action"] == "reject":
@@ -34,10 +38,10 @@ def label(config: Config, ask: Ask) -> Stage:
         decided = decide(votes, config.labels.on_disagreement)
         if decided is None:
             why = "judges disagree" if len({v["label"] for v in votes} - {"unscored"}) > 1 else "no judge gave a verdict"
-            down = any(v["transient"] for v in votes)
-            yield Rejection(row["id"], f"{why}: held for review", transient=down, row=told)
+            yield Rejection(row["id"], f"{why}: held for review", row=told)
             return
-        by = config.labels.on_disagreement if agreement(votes) not in (None, 1.0) else "all votes"
+        by = "votes of those that answered" if any(v["label"] == "unscored" for v in votes) else "all votes"
+        by = config.labels.on_disagreement if agreement(votes) not in (None, 1.0) else by
         yield _decided(told, decided, _category(config, told, votes), by)
 
     return stage
@@ -81,6 +85,13 @@ def vote(config: Config, ask: Ask, judge: Judge, row: Row, span: tuple[float, fl
         else:
             return vote | {"label": found["visual"], "category": found["category"], "detail": ""}
     return vote
+
+
+def all_asked(votes: list[dict[str, Any]]) -> None:
+    """Raises AskFailed where a judge's server failed: its vote may still come, and a label without it would stand for good."""
+    for vote in votes:
+        if vote["transient"]:
+            raise AskFailed(f"a judge's server failed: {vote['judge']} ({vote['detail']}); build again to ask it")
 
 
 def decide(votes: list[dict[str, Any]], on_disagreement: str) -> int | None:

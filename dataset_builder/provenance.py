@@ -6,7 +6,7 @@ import importlib.metadata
 from functools import lru_cache
 from typing import Any
 
-VERSION = "1"  # of the stages: raised whenever one of them makes other rows of the same input, so that everything is done again
+VERSION = "2"  # of the stages: raised whenever one of them makes other rows of the same input, so that everything is done again
 
 VOTE = {"judge": "string", "family": "string", "label": "string", "category": "string", "detail": "string"}
 QUERY = {"origin": "string", "model": "string", "form": "string", "attempts": "int64", "prompt": "string", "check": "string"}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from videosafety.dataset_builder.config import Config, ConfigError
-from videosafety.dataset_builder.label import decide, vote
+from videosafety.dataset_builder.config import Config, ConfigError, Judge
+from videosafety.dataset_builder.label import all_asked, decide, vote
 from videosafety.dataset_builder.rows import Outcome, Rejected, Row, Stage, said
 from videosafety.dataset_builder.servers import Ask
 from videosafety.lmms_eval_tasks.video import MediaError
@@ -42,7 +41,8 @@ def clipped(told: Sequence[Sequence[float]], shot: Sequence[float], duration: fl
 def spans(config: Config, ask: Ask) -> Stage:
     """Stage: `harm_spans` of harmful clips, [] of safe ones.
 
-    Where nobody can say where the harm is, the span is the whole shot, and the provenance says `spans_by: whole shot`.
+    Where nobody can say where the harm is, the span is the whole shot, and the provenance says `spans_by: whole shot`. A clip on which a
+    judge's server failed is left out until the next run has its votes.
     """
     alarm = _Timeline(config.root / config.spans.model, config) if config.spans.model else None
     seeing = [judge for judge in config.labels.judges if judge.frames]
@@ -58,14 +58,27 @@ def spans(config: Config, ask: Ask) -> Stage:
         elif alarm is not None:
             by, found = alarm.name, alarm.harmful(row["file"])
         elif seeing and row["duration"] > config.spans.window:
-            by = "judges"
-            for window in windows(row["duration"], config.spans.window):
-                votes: list[dict[str, Any]] = [vote(config, ask, judge, row, window) for judge in seeing]
-                if decide(votes, "majority") == 1:
-                    found.append(window)
+            by, found = "judges", _voted(config, ask, seeing, row)
         yield said(row, spans_by=by if found else "whole shot") | {"harm_spans": joined(found) or [[0.0, round(row["duration"], 3)]]}
 
     return stage
+
+
+def _voted(config: Config, ask: Ask, seeing: Sequence[Judge], row: Row) -> list[Span]:
+    """The windows that most judges call harmful; none where a window has no verdict, for the harm may be there.
+
+    Raises:
+        AskFailed: a judge's server failed.
+    """
+    found: list[Span] = []
+    for window in windows(row["duration"], config.spans.window):
+        votes = [vote(config, ask, judge, row, window) for judge in seeing]
+        all_asked(votes)
+        if all(v["label"] == "unscored" for v in votes):
+            return []
+        if decide(votes, "majority") == 1:
+            found.append(window)
+    return found
 
 
 class _Timeline:

@@ -48,7 +48,7 @@ def replied(text: str | None, finish: str = "stop") -> dict[str, Any]:
         (faulty("query", 200, replied('{"query": "Step 1. Buy it. Step 2. Mix it, ok?"}')), "it teaches", False),
         (faulty("check", 200, replied('{"kind": "teaches", "text": "harmful"}')), "says that it teaches", False),
         (faulty("label", 200, replied("[[[[")), "no judge gave a verdict", False),
-        (faulty("label", 401, {"error": {"message": "no"}}), "no judge gave a verdict", True),
+        (faulty("label", 401, {"error": {"message": "no"}}), "a judge's server failed: judge-", True),
     ],
 )
 def test_a_server_that_fails_is_a_reason_in_the_report_and_owed_where_it_may_pass(
