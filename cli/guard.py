@@ -139,7 +139,7 @@ def timeline(
         except MediaError as error:
             raise ValueError(str(error)) from error
         if plot:
-            tool.plot(scores, clip, threshold=judge.calibration.visual.raw if calibration else None).savefig(plot, dpi=120)
+            tool.plot(scores, clip, threshold=judge.calibration.visual.value if calibration else None).savefig(plot, dpi=120)
     found = json.dumps(scores.as_json(), ensure_ascii=False)
     if out:
         out.write_text(found + "\n", encoding="utf-8")
@@ -170,6 +170,8 @@ def calibrate(
     found["labels"] = labels.name
     if out:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    for name, why in found["warnings"].items():
+        Console(stderr=True).print(f"videosafety: {name}: {why}", style="red", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found))
         return

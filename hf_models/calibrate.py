@@ -15,40 +15,36 @@ from typing import Any
 import numpy as np
 
 MODALITIES = ("visual", "textual")
+VERSION = 2  # of calibration files: 1 held thresholds of probabilities at the temperature, 2 holds those of raw ones
 BINS = 15  # of the expected calibration error: Guo et al., On Calibration of Modern Neural Networks, 2017, section 2
 TEMPERATURES = (0.05, 20.0)  # searched range; where the optimum lies outside, the labels are separable or unrelated and the bound is taken
-TIE = 1e-9  # a row whose probability set the threshold must not exceed it for a rounding: vectorised exp() differs in the last bit
 EPSILON = 1e-7  # probabilities are kept this far from 0 and 1 before a logarithm: float32 rounds closer ones to 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """When one modality raises an alarm: its probability, at this temperature (> 0), is strictly above `value` (in [0, 1]).
+    """When one modality raises an alarm: the model's own probability is strictly above `value` (in [0, 1]).
+
+    Raw probabilities are compared, not those at a temperature: scaling rounds far ones to 0 or 1, and a rounded one is above nothing.
 
     Raises:
         ValueError: a number out of its range.
     """
 
     value: float = 0.5
-    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.value <= 1 or not (0 < self.temperature < math.inf):
-            raise ValueError(f"a threshold lies in [0, 1] and a temperature above 0, got {self.value} and {self.temperature}")
-
-    @property
-    def raw(self) -> float:
-        """The model's own probability at which the alarm begins."""
-        return float(scale(np.array(self.value), 1 / self.temperature))
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"a threshold lies in [0, 1], got {self.value}")
 
     def flags(self, probabilities: np.ndarray) -> np.ndarray:
         """Which of these raw probabilities raise an alarm: booleans of the same shape."""
-        return scale(probabilities, self.temperature) > self.value + TIE
+        return np.asarray(probabilities, dtype=np.float64) > self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The two thresholds of a model. As made without a file: 0.5 at temperature 1, which nobody has calibrated."""
+    """The two thresholds of a model. As made without a file: 0.5, which nobody has calibrated."""
 
     visual: Threshold = Threshold()
     textual: Threshold = Threshold()
@@ -65,18 +61,21 @@ def load_calibration(file: Path | None) -> Calibration:
     """The thresholds that `videosafety guard calibrate --out FILE` wrote; the uncalibrated ones without a file.
 
     Raises:
-        ValueError: no such file, or not one that calibrate wrote.
+        ValueError: no such file, not one that calibrate wrote, or one of another version.
     """
     if file is None:
         return Calibration()
     mend = "make it with videosafety guard calibrate --out"
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        parts = {name: Threshold(float(raw[name]["threshold"]), float(raw[name]["temperature"])) for name in MODALITIES if raw.get(name)}
+        parts = {name: Threshold(float(raw[name]["threshold"])) for name in MODALITIES if raw.get(name)}
+        version = raw.get("version", 1)
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}); {mend}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: not a calibration file ({type(error).__name__}: {error}); {mend}") from error
+    if version != VERSION:
+        raise ValueError(f"{file}: a calibration file of version {version}, and {VERSION} is read here: run guard calibrate --labels again")
     # A modality that was not calibrated raises no alarm: a threshold of 1 is never exceeded.
     return Calibration(**{name: parts.get(name, Threshold(1.0)) for name in MODALITIES}, source=str(file))
 
@@ -115,7 +114,7 @@ def ece(probabilities: Sequence[float], labels: Sequence[int], bins: int = BINS)
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """sigmoid(logit(p) / temperature), elementwise. Order is kept, up to probabilities closer than EPSILON to 0 or 1."""
+    """sigmoid(logit(p) / temperature), elementwise: for calibration errors. Far probabilities become equal, so compare raw ones."""
     p = np.clip(np.asarray(probabilities, dtype=np.float64), EPSILON, 1 - EPSILON)
     return 1 / (1 + np.exp(-np.log(p / (1 - p)) / temperature))
 
@@ -174,7 +173,7 @@ def _checked(scores: Sequence[float], labels: Sequence[int]) -> tuple[np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """One modality's calibration on `n` labelled rows and how it does. Rates are in [0, 1].
+    """One modality's calibration on `n` labelled rows and how it does. Rates are in [0, 1], `threshold` is of raw probabilities.
 
     `held_out_*`: each half of the rows judged by what was fitted on the other half, so these say what to expect on new rows of the same
     kind; None where a half has no rows of both kinds. All else is measured on the rows that it was fitted on. A false-alarm rate below
@@ -197,7 +196,7 @@ class Fitted:
 
 
 def fit(probabilities: Sequence[float], labels: Sequence[int], rate: float) -> Fitted:
-    """Temperature and threshold for a false-alarm rate of at most `rate` on these rows, labels 0 safe and 1 harmful.
+    """Temperature, and threshold for a false-alarm rate of at most `rate` on these rows, labels 0 safe and 1 harmful.
 
     Raises:
         ValueError: not rows of both kinds, or anything that `auroc` and `threshold_for` refuse.
@@ -206,15 +205,15 @@ def fit(probabilities: Sequence[float], labels: Sequence[int], rate: float) -> F
     area = auroc(probabilities, labels)
     if area is None:
         raise ValueError(f"calibration needs rows of both kinds, got {int((~harmful).sum())} safe and {int(harmful.sum())} harmful")
-    chosen = _choose(values, harmful, rate)
-    after = scale(values, chosen.temperature)
+    temperature, chosen = _choose(values, harmful, rate)
+    after = scale(values, temperature)
     before_ece, after_ece = ece(values.tolist(), harmful.astype(int).tolist()), ece(after.tolist(), harmful.astype(int).tolist())
     held_out = _held_out(values, harmful, rate)
     return Fitted(
         n=values.size,
         n_safe=int((~harmful).sum()),
         n_harmful=int(harmful.sum()),
-        temperature=chosen.temperature,
+        temperature=temperature,
         threshold=chosen.value,
         false_alarm_rate=float(chosen.flags(values)[~harmful].mean()),
         detection_rate=float(chosen.flags(values)[harmful].mean()),
@@ -227,9 +226,9 @@ def fit(probabilities: Sequence[float], labels: Sequence[int], rate: float) -> F
     )
 
 
-def _choose(values: np.ndarray, harmful: np.ndarray, rate: float) -> Threshold:
+def _choose(values: np.ndarray, harmful: np.ndarray, rate: float) -> tuple[float, Threshold]:
     temperature = fit_temperature(values.tolist(), harmful.astype(int).tolist())
-    return Threshold(threshold_for(scale(values, temperature)[~harmful].tolist(), rate), temperature)
+    return temperature, Threshold(threshold_for(values[~harmful].tolist(), rate))
 
 
 def _held_out(values: np.ndarray, harmful: np.ndarray, rate: float) -> tuple[float | None, float | None, float | None]:
@@ -241,8 +240,8 @@ def _held_out(values: np.ndarray, harmful: np.ndarray, rate: float) -> tuple[flo
         return None, None, None
     scaled, raised = np.empty_like(values), np.empty(values.size, dtype=bool)
     for part in (half, ~half):
-        chosen = _choose(values[~part], harmful[~part], rate)
-        scaled[part] = scale(values[part], chosen.temperature)
+        temperature, chosen = _choose(values[~part], harmful[~part], rate)
+        scaled[part] = scale(values[part], temperature)
         raised[part] = chosen.flags(values[part])
     return float(raised[~harmful].mean()), float(raised[harmful].mean()), ece(scaled.tolist(), harmful.astype(int).tolist())
 
@@ -254,17 +253,23 @@ def calibrate(rows: Sequence[Mapping[str, Any]], rate: float) -> dict[str, Any]:
     """Both modalities' calibration from rows as `videosafety guard` writes them, with labels: the content of a calibration file.
 
     A row counts for a modality where it has both `p_<modality>` and `<modality>_label` of 0 or 1. A modality whose rows are not of both
-    kinds is None, with the reason under `left_out`.
+    kinds is None, with the reason under `left_out`; one whose threshold no harmful row exceeds has a line under `warnings`.
 
     Raises:
         ValueError: neither modality can be calibrated, a label or probability that is none, or a rate out of range.
     """
-    found: dict[str, Any] = {"target_false_alarm_rate": rate, "rows": len(rows), "left_out": {}}
+    found: dict[str, Any] = {"version": VERSION, "target_false_alarm_rate": rate, "rows": len(rows), "left_out": {}, "warnings": {}}
     for name in MODALITIES:
         pairs = [pair for number, row in enumerate(rows, start=1) if (pair := _pair(row, name, number)) is not None]
         safe, harmful = (sum(label == kind for _, label in pairs) for kind in (0, 1))
         if safe and harmful:
-            found[name] = asdict(fit([p for p, _ in pairs], [label for _, label in pairs], rate))
+            fitted = fit([p for p, _ in pairs], [label for _, label in pairs], rate)
+            found[name] = asdict(fitted)
+            if fitted.detection_rate == 0 and fitted.auroc > 0.5:
+                found["warnings"][name] = (
+                    f"no harmful row is flagged, though AUROC is {fitted.auroc:.3f}: at a rate of {rate:g} the safe rows up to"
+                    f" p = {fitted.threshold:.4g} set the threshold; look at these rows, or raise --target"
+                )
         else:
             found[name] = None
             found["left_out"][name] = f"{safe} rows labelled safe and {harmful} labelled harmful have a probability: both kinds are needed"

@@ -66,7 +66,7 @@ def ask(guard: Guard, video: Path | None, question: str, guarded: bool = False, 
             answer = guard.processor.tokenizer.decode(ids[0, kept["input_ids"].shape[1] :], skip_special_tokens=True)
         if video:
             scores, clip = timeline(guard, video, question, WINDOW, STRIDE)
-            figure = plot(scores, clip, guard.calibration.visual.raw, title="Where in the clip")
+            figure = plot(scores, clip, guard.calibration.visual.value, title="Where in the clip")
     except (MediaError, ValueError) as error:
         return Shown(error=str(error))
     return Shown(answer.strip(), found.flagged, found.visual, found.textual, figure)
@@ -103,7 +103,7 @@ def app(guard: Guard, clips: Sequence[Path], title: str) -> Any:
     """The page, a `gradio.Blocks`. One question at a time; nothing is kept of what is uploaded or asked beyond gradio's own cache."""
     import gradio as gr
 
-    thresholds = {name: getattr(guard.calibration, name).raw for name in MODALITIES}
+    thresholds = {name: getattr(guard.calibration, name).value for name in MODALITIES}
 
     def answered(video: str | None, question: str, guarded: bool) -> tuple[str, str, Any]:
         shown = ask(guard, Path(video) if video else None, question, guarded)

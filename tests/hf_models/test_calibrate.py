@@ -123,7 +123,7 @@ def test_a_row_that_sets_the_threshold_does_not_exceed_it_after_a_trip_through_t
         loaded = load_calibration(tmp_path / "c.json")
         alarms = [loaded.flagged(a, None) for a, label in zip(p, labels, strict=True) if label == 0]
         assert sum(map(bool, alarms)) / len(alarms) == found["visual"]["false_alarm_rate"] <= rate
-        assert loaded.visual.raw == pytest.approx(max(a for a in p if not loaded.flagged(a, None)), abs=1e-6)
+        assert loaded.visual.value == max(a for a in p if not loaded.flagged(a, None))
 
 
 def test_held_out_figures_are_worse_than_those_on_the_fitted_rows_where_there_is_nothing_to_learn() -> None:
@@ -176,7 +176,7 @@ def test_rows_that_cannot_calibrate_say_why(row: dict[str, Any], says: str) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "nonsense", '{"visual": 3}', '{"visual": {"threshold": 0.5}}', '{"visual": {"threshold": 2, "temperature": 1}}'],
+    ["", "[]", "nonsense", '{"visual": 3}', '{"visual": {"temperature": 1}}', '{"visual": {"threshold": 2}}'],
 )
 def test_a_file_that_is_no_calibration_is_one_error_that_names_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(text)
@@ -189,10 +189,52 @@ def test_a_file_that_is_not_there_is_one_error() -> None:
         load_calibration(Path("gone.json"))
 
 
-@pytest.mark.parametrize(("value", "temperature"), [(1.1, 1.0), (-0.1, 1.0), (0.5, 0.0), (0.5, math.nan), (math.nan, 1.0)])
-def test_a_threshold_out_of_range_is_refused(value: float, temperature: float) -> None:
+@pytest.mark.parametrize("value", [1.1, -0.1, math.nan])
+def test_a_threshold_out_of_range_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="a threshold lies in"):
-        Threshold(value, temperature)
+        Threshold(value)
+
+
+@pytest.mark.parametrize(
+    ("safe", "harmful", "rate", "threshold", "detected"),
+    [
+        pytest.param([0.38] * 99 + [0.99], [0.62] * 99 + [1.0], 0.0, 0.99, 0.01, id="under-confident, one safe outlier"),
+        pytest.param([0.01, 0.05, 0.10], [0.70, 0.80, 0.90], 0.0, 0.10, 1.0, id="separable"),
+        pytest.param([1e-9, 2e-9, 3e-9], [4e-9, 5e-9, 1e-8], 0.0, 3e-9, 1.0, id="all close to 0"),
+        pytest.param([0.0, 1e-30], [1e-29, 1e-8], 0.5, 0.0, 1.0, id="denser than a clip of the logarithm"),
+        pytest.param([0.2, 1 - 6e-8], [1.0, 1.0], 0.0, 1 - 6e-8, 1.0, id="all close to 1"),
+    ],
+)
+def test_what_lies_above_the_printed_threshold_is_flagged_and_nothing_else(
+    safe: list[float], harmful: list[float], rate: float, threshold: float, detected: float, tmp_path: Path
+) -> None:
+    rows = [{"p_visual": p, "visual_label": label} for label, part in ((0, safe), (1, harmful)) for p in part]
+    found = calibrate(rows, rate)
+    assert (found["visual"]["threshold"], found["visual"]["detection_rate"]) == (threshold, detected)
+    (tmp_path / "c.json").write_text(json.dumps(found))
+    loaded = load_calibration(tmp_path / "c.json")
+    above, below = np.nextafter(threshold, 2), np.nextafter(threshold, -1)
+    assert [loaded.flagged(float(p), None) for p in (below, threshold, above)] == [False, False, True]
+
+
+def test_a_calibration_that_is_blind_says_so(tmp_path: Path) -> None:
+    rows = [{"p_visual": p, "visual_label": 0} for p in [0.1] * 99 + [0.9]] + [{"p_visual": 0.6, "visual_label": 1}] * 100
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for more in ([], ["--json"]):
+        result = CliRunner().invoke(app, ["guard", "calibrate", "--labels", str(tmp_path / "rows.jsonl"), "--target", "0", *more])
+        (line,) = result.stderr.strip().splitlines()
+        assert "visual: no harmful row is flagged, though AUROC is 0.990" in line
+        assert "p = 0.9 set the threshold; look at these rows, or raise --target" in line
+    assert calibrate(rows, 0.02)["warnings"] == {}
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_file_of_another_version_says_what_to_do(version: int | None, tmp_path: Path) -> None:
+    """Version 1 compared at the temperature: its thresholds mean something else."""
+    part = {"visual": {"threshold": 7.8e-20, "temperature": 0.05}}
+    (tmp_path / "c.json").write_text(json.dumps(part | ({} if version is None else {"version": version})))
+    with pytest.raises(ValueError, match=rf"c\.json: .* of version {version or 1}, and 2 is read here: run guard calibrate --labels again"):
+        load_calibration(tmp_path / "c.json")
 
 
 def test_the_command_prints_what_it_writes(tmp_path: Path) -> None:

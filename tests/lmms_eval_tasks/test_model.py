@@ -259,7 +259,7 @@ class TestAlarm:
         self, load_alarm: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         first = ask(load_alarm(batch_size=3), rows)
-        strict = {name: {"threshold": 0.0, "temperature": 1.0} for name in ("visual", "textual")}
+        strict = {"version": 2} | {name: {"threshold": 0.0} for name in ("visual", "textual")}
         (tmp_path / "strict.json").write_text(json.dumps(strict))
         model = load_alarm(calibration=str(tmp_path / "strict.json"))
         monkeypatch.setattr(model._model, "generate", lambda **_: pytest.fail("asked again"))
