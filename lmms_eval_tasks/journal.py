@@ -42,6 +42,26 @@ def checkpoint_identity(pretrained: str, commit: str | None) -> list[Any]:
     return [file_identity(file) for file in sorted(folder.iterdir()) if file.is_file()]
 
 
+def hub_commit(pretrained: str, revision: str | None) -> str | None:
+    """The commit that a Hub id's revision stands for now, or in the cache where there is no network; None for a local folder.
+
+    Raises:
+        OSError: no such repository or revision, or no config in it, an adapter's neither.
+    """
+    if Path(pretrained).is_dir():
+        return None
+    from transformers.utils.hub import cached_file, extract_commit_hash  # takes seconds to import: not for whoever reads a journal
+
+    try:
+        file = cached_file(pretrained, "config.json", revision=revision)
+    except OSError as error:
+        try:
+            file = cached_file(pretrained, "adapter_config.json", revision=revision)
+        except OSError:
+            raise error from None
+    return extract_commit_hash(file, None)
+
+
 class Journal:
     """Answers by request key, appended to one file a process and read from all files of the folder.
 

@@ -21,14 +21,13 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
-from transformers.utils.hub import cached_file, extract_commit_hash
 
 from videosafety.hf_models.calibrate import load_calibration
 from videosafety.lmms_eval_tasks import run
 from videosafety.lmms_eval_tasks.alarm import Answer, facts
 from videosafety.lmms_eval_tasks.data import cache_dir
 from videosafety.lmms_eval_tasks.inputs import model_inputs
-from videosafety.lmms_eval_tasks.journal import Journal, checkpoint_identity, digest, media_identity, numbered
+from videosafety.lmms_eval_tasks.journal import Journal, checkpoint_identity, digest, hub_commit, media_identity, numbered
 from videosafety.lmms_eval_tasks.judge.verdict import Reason
 from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, plan, prepared
 from videosafety.lmms_eval_tasks.video import FrameCache, Sampling, backend_problem
@@ -315,17 +314,6 @@ def _refuse_unknown(unknown: dict[str, Any]) -> None:
     known = [p for p in inspect.signature(VideoSafetyR1.__init__).parameters if p not in ("self", "unknown")]
     hints = [f"{name} (did you mean {close[0]}?)" if (close := difflib.get_close_matches(name, known, 1)) else name for name in unknown]
     raise ValueError(f"videosafety_r1 does not know the model_args {', '.join(hints)}; it takes: {', '.join(known)}")
-
-
-def hub_commit(pretrained: str, revision: str | None) -> str | None:
-    """The commit that a Hub id's revision stands for now, or in the cache where there is no network; None for a local folder.
-
-    Raises:
-        OSError: no such repository or revision, or no config in it.
-    """
-    if Path(pretrained).is_dir():
-        return None
-    return extract_commit_hash(cached_file(pretrained, "config.json", revision=revision), None)
 
 
 def _auto_class(pretrained: str, source: dict[str, Any]) -> Any:

@@ -138,7 +138,7 @@ async def _handle(faults: Faults, reader: asyncio.StreamReader, writer: asyncio.
 
 async def _answer(faults: Faults, writer: asyncio.StreamWriter, body: dict[str, Any], key: str) -> bool:
     """Reply to one call; False when the connection is to be cut."""
-    answer, rest = read_answer(_text(body["messages"]))
+    answer, rest = read_answer(_text(body.get("messages") or [{"content": body["prompt"]}]))
     faults.calls += 1
     faults.answers[answer] += 1
     faults.keys.add(key)

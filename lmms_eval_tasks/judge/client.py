@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -51,14 +52,23 @@ class _TryAgain(Exception):
         self.after, self.crowded, self.timeout, self.silent = after, crowded, timeout, silent
 
 
+Pairs = tuple[tuple[str, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said. `text` may be empty; `top` are the (token, log-probability) pairs at the first place, None without any."""
+    """What a judge said. `text` may be empty; `places`: each token with the (token, natural log-probability) pairs that could have stood
+    there, None where the server gives none."""
 
     text: str
     finish: str
-    top: tuple[tuple[str, float], ...] | None
+    places: tuple[tuple[str, Pairs], ...] | None
     model: str
+
+    @property
+    def top(self) -> Pairs | None:
+        """The pairs at the first place, None without any."""
+        return self.places[0][1] if self.places else None
 
 
 class Limiter:
@@ -117,7 +127,7 @@ def concurrency() -> tuple[int, int]:
 class _Session:
     """What belongs to one event loop: connections and places."""
 
-    def __init__(self, base_url: str | None, api_key: str) -> None:
+    def __init__(self, base_url: str, api_key: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.limiter = Limiter(*concurrency())
         # With a connection pool of its own the client does not try to close it from another loop when it is collected.
@@ -128,14 +138,14 @@ class _Session:
 class Client:
     """Asks one model of one server.
 
-    base_url: where the server's `/chat/completions` is, or None for OPENAI_BASE_URL, else OpenAI's own. key_name: the environment
-    variable with the key, read when the first call is made; key: used where the variable is not set, None where there must be one.
+    base_url: where the server's `/chat/completions` is. key_name: the environment variable with the key, read when the first call is
+    made; key: used where the variable is not set, None where there must be one.
     timeout: seconds for one call from the first byte sent to the last one read; VIDEOSAFETY_JUDGE_TIMEOUT (60) when None.
     """
 
     def __init__(
         self,
-        base_url: str | None,
+        base_url: str,
         model: str,
         key_name: str,
         key: str | None = None,
@@ -151,8 +161,8 @@ class Client:
         self._silent = 0
         self._gone_until = 0.0
 
-    async def ask(self, messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Reply:
-        """One reply. `parameters` are the other fields of the request's body.
+    async def ask(self, prompt: str | list[dict[str, Any]], parameters: dict[str, Any]) -> Reply:
+        """One reply to chat messages, or to raw text (`/completions`). `parameters` are the other fields of the request's body.
 
         Raises:
             JudgeRefused: a content filter or a refusal field in place of a reply.
@@ -165,7 +175,7 @@ class Client:
                 async with session.limiter.slot() as since:
                     self._check_gone()
                     try:
-                        reply = await self._call(session.api, messages, parameters)
+                        reply = await self._call(session.api, prompt, parameters)
                     except _TryAgain as error:
                         if error.crowded:
                             session.limiter.crowded(since, error.after)
@@ -208,13 +218,15 @@ class Client:
             self._session = _Session(self.base_url, key)
         return self._session
 
-    async def _call(self, api: openai.AsyncOpenAI, messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Reply:
+    async def _call(self, api: openai.AsyncOpenAI, prompt: str | list[dict[str, Any]], parameters: dict[str, Any]) -> Reply:
         while True:
             body = {name: value for name, value in parameters.items() if name not in self._refused_parameters}
-            # As an extra field the messages are sent as they are: the client would walk through them first, for a third of a call's work.
-            call = api.chat.completions.with_raw_response.create(
-                model=self.model, messages=[], extra_body={"messages": messages, **body}, timeout=self.timeout
-            )
+            common: dict[str, Any] = {"model": self.model, "timeout": self.timeout}
+            if isinstance(prompt, str):
+                call = api.completions.with_raw_response.create(prompt=prompt, extra_body=body, **common)
+            else:
+                # As an extra field the messages are sent as they are: the client would walk through them first, for a third of the work.
+                call = api.chat.completions.with_raw_response.create(messages=[], extra_body={"messages": prompt, **body}, **common)
             try:
                 # The client's own timeout counts from byte to byte: a server that trickles would hold it for ever.
                 response = await asyncio.wait_for(call, self.timeout)
@@ -277,17 +289,27 @@ def _read(content: bytes) -> Reply:
     try:
         body = json.loads(content)
         (choice,) = body["choices"]
-        message = choice["message"]
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
         text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
-        top = _top(choice.get("logprobs"))
+        places = _places(choice.get("logprobs"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise JudgeFailed(one_line(f"not a chat completion: {content[:200].decode(errors='replace')}")) from error
+        raise JudgeFailed(one_line(f"not a completion: {content[:200].decode(errors='replace')}")) from error
     if refusal or finish in ("content_filter", "refusal"):
         raise JudgeRefused(one_line(f"finish_reason {finish}: {refusal or text or ''}"))
-    return Reply(text if isinstance(text, str) else "", str(finish or ""), top, str(body.get("model") or ""))
+    return Reply(text if isinstance(text, str) else "", str(finish or ""), places, str(body.get("model") or ""))
 
 
-def _top(logprobs: Any) -> tuple[tuple[str, float], ...] | None:
-    if not logprobs or not logprobs.get("content"):
+def _places(logprobs: Any) -> tuple[tuple[str, Pairs], ...] | None:
+    """Log-probabilities in either of the two shapes that servers use: of chats, and of completions."""
+    if not logprobs:
         return None
-    return tuple((str(entry["token"]), float(entry["logprob"])) for entry in logprobs["content"][0]["top_logprobs"])
+    if "content" in logprobs:
+        steps = [(one["token"], [(top["token"], top["logprob"]) for top in one["top_logprobs"]]) for one in logprobs["content"] or ()]
+    else:
+        steps = [(token, list((top or {}).items())) for token, top in zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)]
+    return tuple((str(token), tuple((str(spelled), float(logprob)) for spelled, logprob in top)) for token, top in steps) or None
+
+
+def host_of(url: str) -> str:
+    """Host and port of a URL, without user and password: how a judge's id names a server."""
+    return urlsplit(url).netloc.rpartition("@")[2]

@@ -69,7 +69,8 @@ class RubricGrader:
     def key(self, item: Item) -> str:
         """What the grade depends on, as `key_of` says."""
         media = media_hashes(item) if self._images else []
-        return key_of(self.id, self.template, "", self._prompt(self._images), self._parameters, media)
+        asked = {"server": self._llm.server, **self._parameters}
+        return key_of(self.id, self.template, "", self._prompt(self._images), asked, media)
 
     async def judge(self, item: Item) -> Grade:
         """Ask once, with retries. Whatever goes wrong is an unscored grade with its reason."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from videosafety.lmms_eval_tasks.video import MediaError
 
-from .client import Client, JudgeFailed, JudgeRefused
+from .client import Client, JudgeFailed, JudgeRefused, host_of
 from .policy import policy_hash
 from .prompt import Prompt, Template, frames, key_of, media_hashes
 from .redact import one_line, redact
@@ -24,6 +25,7 @@ from .text import before_judging, judges_words
 from .verdict import Item, Label, Reason, Stance, Verdict, unscored
 
 REVISION = "2"
+OPENAI = "https://api.openai.com/v1"
 MAX_RAW = 2_000  # characters of the judge's words that a verdict keeps
 SCHEMA = {
     "type": "object",
@@ -157,6 +159,7 @@ class LlmJudge:
         self.name = redact(f"{name}@{REVISION}")
         self.id = self.name + (f"+{images}frames" if images else "")
         self.images = images
+        self.server = client.base_url
         self.parameters = {"temperature": 0, **parameters}
         self._client = client
         self._asked = {"response_format": RESPONSE_FORMAT, **self.parameters}
@@ -164,14 +167,18 @@ class LlmJudge:
 
     @classmethod
     def openai(cls, model: str, *, timeout: float | None = None) -> LlmJudge:
-        """`<model>` or `<model>?images=N` of OpenAI, or of the server that OPENAI_BASE_URL names. OPENAI_API_KEY is read at the first call.
+        """`<model>` or `<model>?images=N` of OpenAI, or of the server that OPENAI_BASE_URL names: that one's host stands in the id.
+
+        OPENAI_API_KEY is read at the first call.
 
         Raises:
             ValueError: an unknown option.
         """
         model, images = split_images(model)
+        url = (os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+        named = model if url == OPENAI else f"{host_of(url)}#{model}"
         # Models that think do it out of the same allowance.
-        return cls(f"openai:{model}", Client(None, model, "OPENAI_API_KEY", timeout=timeout), {"max_completion_tokens": 2048}, images)
+        return cls(f"openai:{named}", Client(url, model, "OPENAI_API_KEY", timeout=timeout), {"max_completion_tokens": 2048}, images)
 
     @classmethod
     def local(cls, url_and_model: str, *, timeout: float | None = None) -> LlmJudge:
@@ -189,7 +196,8 @@ class LlmJudge:
     def key(self, item: Item) -> str:
         """What the verdict depends on, as `key_of` says."""
         media = media_hashes(item) if self.images else []
-        return key_of(self.id, self._template.hash, policy_hash(), self._template.render(item, self.images), self._asked, media)
+        asked = {"server": self.server, **self._asked}
+        return key_of(self.id, self._template.hash, policy_hash(), self._template.render(item, self.images), asked, media)
 
     async def judge(self, item: Item) -> Verdict:
         """Ask once, with retries. Whatever goes wrong is an unscored verdict with its reason; only defects of ours raise."""

@@ -13,6 +13,8 @@ import json
 from dataclasses import replace
 from functools import partial
 
+from ..client import host_of
+from ..redact import one_line, redact
 from ..text import before_judging, split_thinking
 from ..verdict import Item, Verdict, unscored
 from . import harmbench, llama_guard, qwen3guard, shieldgemma, strongreject, wildguard
@@ -48,7 +50,8 @@ class GuardJudge:
     def __init__(self, spec: str) -> None:
         """`spec`: `<hf id>`, `<hf id>@<revision>` or a folder, to run here; `http://…/v1#<hf id>` to ask a server.
 
-        The model is loaded with the first item. Without a revision the id means whatever its main branch holds today.
+        The model is loaded with the first item. Without a revision the id means whatever its main branch holds today; verdicts are
+        cached by the commit, or by the folder's files. A server gets VIDEOSAFETY_JUDGE_KEY where that is set, and no other key.
 
         Raises:
             ValueError: no such family, or a server without a model.
@@ -58,16 +61,17 @@ class GuardJudge:
         if not model_id or (spec.startswith("http") and not url):
             raise ValueError(f"no model in {spec!r}: write guard:<hf id> or guard:http://host:port/v1#<hf id>")
         self.family = family_of(model_id)
-        self.id = f"guard:{named}"
+        self.id = f"guard:{host_of(url)}#{named}" if url else f"guard:{named}"
         self.template = _sha256([self.family.prompts(Item("{query}", "{answer}"))])[:16]
         self._parameters = [self.family.max_tokens, self.family.answer_tokens, bool(url)]
         self._engine: Engine = ServerEngine(url, model_id, self.family) if url else _local_engine(model_id, revision or None, self.family)
         self._fail = partial(unscored, judge=self.id, template=self.template)
 
     def key(self, item: Item) -> str:
-        """SHA-256 over the judge with its revision, its parameters, the rendered prompts and the content of what it is shown."""
+        """SHA-256 over the server or the checkpoint, its parameters, the rendered prompts and the content of what it is shown."""
         media = [media_hash(path) for path in item.media] if self.family.sees else []
-        return _sha256([self.id, self.template, self._parameters, self.family.prompts(replace(item, media=())), media])
+        prompts = self.family.prompts(replace(item, answer=split_thinking(item.answer)[1], media=()))
+        return _sha256([self.id, self._engine.identity(), self.template, self._parameters, prompts, media])
 
     async def judge(self, item: Item) -> Verdict:
         """One verdict: the query and the answer without its thinking, through the model.
@@ -82,10 +86,10 @@ class GuardJudge:
             answer, cut = await self._engine.cut(plain(split_thinking(item.answer)[1]))
             readings = await self._engine.read(self.family.prompts(replace(item, answer=answer)))
         except GuardError as error:
-            return self._fail(error.reason, detail=str(error))
+            return self._fail(error.reason, detail=one_line(str(error)))
         said = self.family.parse(readings)
-        raw = json.dumps([reading.text for reading in readings], ensure_ascii=False)
-        detail = "; ".join(filter(None, (said.detail, cut)))
+        raw = redact(json.dumps([reading.text for reading in readings], ensure_ascii=False))
+        detail = one_line("; ".join(filter(None, (said.detail, cut))))
         return replace(said, judge=self.id, template=self.template, raw=raw, detail=detail)
 
     async def close(self) -> None:

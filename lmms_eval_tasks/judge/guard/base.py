@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..verdict import Item, Label, Reason, Stance, Verdict, unscored
 
@@ -81,7 +81,10 @@ class GuardError(Exception):
 
 
 class Engine(Protocol):
-    """What asks a guard model: here, or on a server. Both methods raise GuardError."""
+    """What asks a guard model: here, or on a server. `cut` and `read` raise GuardError."""
+
+    def identity(self) -> list[Any]:
+        """What tells this model from another one of the same name, as JSON takes it."""
 
     async def cut(self, text: str) -> tuple[str, str]:
         """The text up to the family's `answer_tokens`, and a note where something was cut off."""

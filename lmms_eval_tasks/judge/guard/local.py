@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from ...journal import checkpoint_identity, hub_commit
 from ..verdict import Reason
 from .base import Family, GuardError, Message, Prompt, Reading
 from .media import pictured, show
@@ -28,9 +29,21 @@ class LocalEngine:
         self._waiting: list[tuple[Prompt, asyncio.Future[Reading]]] = []
         self._worker: asyncio.Task[None] | None = None
         self._broken: GuardError | None = None
+        self._identity: list[Any] | None = None
         self._model: Any = None
         self._processor: Any = None
         self._tokenizer: Any = None
+
+    def identity(self) -> list[Any]:
+        """The files of a folder, else the Hub commit, as at the first call. Where neither can be told the model is not loaded either."""
+        if self._identity is None:
+            commit = None
+            try:
+                commit = hub_commit(self.model_id, self.revision)
+            except OSError as error:
+                self._broken = self._cannot_load(error)
+            self._identity = checkpoint_identity(self.model_id, commit)
+        return self._identity
 
     async def cut(self, text: str) -> tuple[str, str]:
         """The text up to the family's `answer_tokens`, and a note where something was cut off. Raises GuardError as `read`."""
@@ -91,7 +104,7 @@ class LocalEngine:
                 self.model_id, dtype=dtype, device_map="auto" if on_gpu else "cpu", use_safetensors=True, **options
             ).eval()
         except (OSError, ValueError, ImportError, torch.OutOfMemoryError) as error:
-            self._broken = GuardError(Reason.JUDGE_FAILED, f"cannot load {self.model_id}: {str(error).strip().splitlines()[0]}")
+            self._broken = self._cannot_load(error)
             raise self._broken from error
         self._tokenizer = self._processor.tokenizer if self.family.sees else self._processor
         self._tokenizer.padding_side = "left"
@@ -100,6 +113,10 @@ class LocalEngine:
         self._limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         spelled = self._tokenizer.batch_decode([[i] for i in range(len(self._tokenizer))]) if self.family.words else []
         self._ids = {word: [i for i, text in enumerate(spelled) if text.strip() == word] for word in self.family.words}
+
+    def _cannot_load(self, error: Exception) -> GuardError:
+        told = str(error).strip() or type(error).__name__
+        return GuardError(Reason.JUDGE_FAILED, f"cannot load {self.model_id}: {told.splitlines()[0]}")
 
     def _cut(self, text: str) -> tuple[str, str]:
         self._load()

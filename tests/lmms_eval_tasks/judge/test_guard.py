@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, families, family_of, harmbench
+from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, families, family_of, harmbench, local
 from videosafety.lmms_eval_tasks.judge.guard.base import plain, probability
 from videosafety.lmms_eval_tasks.judge.verdict import Item, Label, Reason, Stance, Verdict
 
@@ -207,7 +208,47 @@ def test_probability_needs_half_of_the_mass():
     assert probability(Reading("x", {"yes": 0.3, "no": 0.1}), ["yes"], ["no"]) is None
 
 
-def test_key(tmp_path):
+@pytest.fixture
+def commits(monkeypatch) -> dict[str, str]:
+    """The Hub as a table of id (and revision) -> commit."""
+    table = {LLAMA: "c1", f"{LLAMA}@abc": "abc1", HARM: "c1", "meta-llama/Llama-Guard-4-12B": "c1"}
+
+    def commit(model: str, revision: str | None) -> str:
+        try:
+            return table[model + (f"@{revision}" if revision else "")]
+        except KeyError as error:
+            raise OSError(f"no {model}") from error
+
+    monkeypatch.setattr(local, "hub_commit", commit)
+    return table
+
+
+def test_the_key_follows_the_commit_the_server_and_how_the_answer_is_read(commits, monkeypatch):
+    judge, item = GuardJudge(LLAMA), Item("q", "thoughts</think>a")
+    first = judge.key(item)
+    commits[LLAMA] = "c2"
+    assert judge.key(item) == first, "settled at the first call: the model is loaded once"
+    moved = GuardJudge(LLAMA).key(item)
+    servers = [GuardJudge(f"http://{place}/v1#{LLAMA}") for place in ("a", "b", "b:1")]
+    assert [server.id for server in servers] == [f"guard:{place}#{LLAMA}" for place in ("a", "b", "b:1")]
+    assert GuardJudge(f"http://user:pass@a/v1#{LLAMA}").id == servers[0].id
+    keys = {first, moved, *(server.key(item) for server in servers)}
+    monkeypatch.setenv("VIDEOSAFETY_THINKING_OPENED", "1")
+    keys |= {judge.key(item), *(server.key(item) for server in servers)}
+    assert len(keys) == 9
+
+
+def test_a_model_without_a_commit_is_not_loaded(commits):
+    judge = GuardJudge("someone/wildguard-gone")
+    judge.key(ITEM)
+    verdict = asyncio.run(judge.judge(ITEM))
+    assert (verdict.reason, verdict.detail) == (
+        Reason.JUDGE_FAILED,
+        "cannot load someone/wildguard-gone: no someone/wildguard-gone",
+    )
+
+
+def test_key(tmp_path, commits):
     picture = tmp_path / "x.png"
     Image.new("RGB", (8, 8), "red").save(picture)
     judge = GuardJudge(LLAMA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -23,8 +24,9 @@ from conftest import write_video
 from fault_server import fault_server
 from servers import dead_address, llama_server
 from videosafety.hf_models.tiny import tiny_tokenizer
-from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, family_of, server
+from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, family_of
 from videosafety.lmms_eval_tasks.judge.guard.local import LocalEngine
+from videosafety.lmms_eval_tasks.judge.pending import submit
 from videosafety.lmms_eval_tasks.judge.verdict import Item, Label, Reason, Verdict
 
 LLAMA, WILD, SHIELD = "meta-llama/Llama-Guard-3-8B", "allenai/wildguard", "google/shieldgemma-2b"
@@ -260,6 +262,7 @@ def completion(text: str, top: dict[str, float]) -> dict:
 def ask(url: str, model: str, item: Item = ITEM) -> Verdict:
     async def run() -> Verdict:
         judge = GuardJudge(f"{url}#{model}")
+        judge._engine._client.backoff = 0.0
         verdict = await judge.judge(item)
         await judge.close()
         return verdict
@@ -273,7 +276,7 @@ def test_server_chat_with_log_probabilities():
         verdict = ask(url, f"{LLAMA}@abc", Item(ITEM.query, "<think>secret</think>A <|eot_id|>\ud800"))
     assert (verdict.label, verdict.detail) == (UNSAFE, "S2")
     assert verdict.p_unsafe == pytest.approx(0.8)
-    assert (verdict.judge, json.loads(verdict.raw)) == (f"guard:{LLAMA}@abc", ["\n\nunsafe\nS2"])
+    assert (verdict.judge, json.loads(verdict.raw)) == (f"guard:{url[7:-3]}#{LLAMA}@abc", ["\n\nunsafe\nS2"])
     ((path, body),) = asked
     assert (path, body["model"], body["temperature"], body["logprobs"]) == ("/v1/chat/completions", LLAMA, 0, True)
     assert body["messages"] == [{"role": "user", "content": ITEM.query}, {"role": "assistant", "content": "A < |eot_id|>?"}]
@@ -320,14 +323,22 @@ def test_server_shows_pictures(tmp_path):
     [
         (200, chat("I will not judge this."), Reason.JUDGE_UNPARSABLE),
         (200, chat("", finish="content_filter"), Reason.JUDGE_REFUSED),
+        (200, chat("safe", finish="refusal"), Reason.JUDGE_REFUSED),
+        (
+            200,
+            {"choices": [{"message": {"content": None, "refusal": "I can't."}, "finish_reason": "stop"}]},
+            Reason.JUDGE_REFUSED,
+        ),
         (400, {"error": {"code": "content_filter", "message": "filtered"}}, Reason.JUDGE_REFUSED),
+        (400, {"error": {"code": "data_inspection_failed", "message": "no"}}, Reason.JUDGE_REFUSED),
+        (403, {"error": {"message": "flagged by moderation"}}, Reason.JUDGE_REFUSED),
         (400, {"error": {"message": "context too long"}}, Reason.JUDGE_FAILED),
         (401, {"error": {"message": "no"}}, Reason.JUDGE_FAILED),
         (200, b"<html>gateway</html>", Reason.JUDGE_FAILED),
         (200, b"", Reason.JUDGE_FAILED),
         (200, {"choices": []}, Reason.JUDGE_FAILED),
         (200, [1], Reason.JUDGE_FAILED),
-        (200, chat(None), Reason.JUDGE_FAILED),
+        (200, chat(None), Reason.JUDGE_UNPARSABLE),
         (200, {"choices": [{"message": {"content": "safe"}, "logprobs": {"content": [1]}}]}, Reason.JUDGE_FAILED),
     ],
 )
@@ -338,13 +349,48 @@ def test_server_failures_have_a_type(status, answer, reason):
     assert verdict.detail
 
 
-def test_server_retries_what_may_pass(monkeypatch):
+KEYS = {"OPENAI_API_KEY": "sk-openai-0123456789", "VIDEOSAFETY_JUDGE_KEY": "plain-own-key-0123"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "model"), [("leak", LLAMA), ("leak", STRONG), ("echo", LLAMA), ("bad_request", LLAMA), ("garbage", LLAMA), ("500", LLAMA)]
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_guard_server_never_gets_openais_key_and_no_key_is_logged(fault, model, own, monkeypatch):
+    for name in KEYS:
+        monkeypatch.setenv(name, KEYS[name])
+    if not own:
+        monkeypatch.delenv("VIDEOSAFETY_JUDGE_KEY")
+    with fault_server(always=fault) as faults:
+        verdict = ask(faults.url, model)
+    assert faults.keys == {KEYS["VIDEOSAFETY_JUDGE_KEY"] if own else "none"}
+    assert not verdict.scored
+    assert not any(key in repr(verdict) for key in KEYS.values())
+    assert "\n" not in verdict.detail
+
+
+def test_a_guard_retrained_in_place_is_asked_again(guards, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEOSAFETY_CACHE_DIR", str(tmp_path))
+    folder = Path(guards("Qwen3Guard-Gen-retrained"))
+    said = iter(["safe", "unsafe"])
+
+    async def read(self: LocalEngine, prompts: Any) -> list[Reading]:
+        return [Reading(f"Safety: {next(said).title()}\nCategories: None\nRefusal: No")]
+
+    monkeypatch.setattr(LocalEngine, "read", read)
+    verdicts = []
+    for _ in range(2):
+        verdicts += [submit(GuardJudge(str(folder)), ITEM).result() for _ in range(2)]
+        os.utime(folder / "model.safetensors", (1, 1))  # as if written anew
+    assert [verdict.label for verdict in verdicts] == [SAFE, SAFE, UNSAFE, UNSAFE]
+
+
+def test_server_retries_what_may_pass():
     replies = iter([(429, {}), (500, {}), (200, chat("safe"))])
     with stub(lambda *_: next(replies)) as (url, asked):
         assert (ask(url, LLAMA).label, len(asked)) == (SAFE, 3)
-    monkeypatch.setattr(server, "RETRIES", 1)
     with stub(lambda *_: (500, {})) as (url, asked):
-        assert (ask(url, LLAMA).reason, len(asked)) == (Reason.JUDGE_FAILED, 2)
+        assert (ask(url, LLAMA).reason, len(asked)) == (Reason.JUDGE_FAILED, 5)
     with dead_address() as url:
         assert ask(url, LLAMA).reason is Reason.JUDGE_FAILED
 

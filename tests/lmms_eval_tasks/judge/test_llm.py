@@ -20,9 +20,11 @@ from fault_server import Faults, fault_server, read_answer
 from servers import dead_address, llama_server
 from videosafety.lmms_eval_tasks.judge import client as client_module
 from videosafety.lmms_eval_tasks.judge.client import _retry_after
-from videosafety.lmms_eval_tasks.judge.llm import LlmJudge, parse
+from videosafety.lmms_eval_tasks.judge.grader import RubricGrader
+from videosafety.lmms_eval_tasks.judge.llm import REVISION, LlmJudge, parse
 from videosafety.lmms_eval_tasks.judge.prompt import MAX_CHARACTERS, Template, escaped, mark
 from videosafety.lmms_eval_tasks.judge.rjscore import RjScoreJudge
+from videosafety.lmms_eval_tasks.judge.rubric import Rubric
 from videosafety.lmms_eval_tasks.judge.text import split_thinking
 from videosafety.lmms_eval_tasks.judge.verdict import Item, Label, Reason, Stance, Verdict
 
@@ -198,6 +200,22 @@ def test_every_part_of_the_question_is_in_the_key(tmp_path: Path) -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert judge.key(Item("q", "a")) == LlmJudge.local("http://127.0.0.1:1/v1#m").key(Item("q", "a", media=(str(video),)))
+
+
+@pytest.mark.parametrize("make", ["judge", "grader"])
+def test_another_server_of_openais_kind_has_its_own_key_and_name(make: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, keys = [], []
+    for url in (None, "https://api.openai.com/v1/", "http://a/v1", "http://b/v1", "http://b/v2", "http://user:pass@a:8000/v1"):
+        monkeypatch.setenv("OPENAI_BASE_URL", url or "")
+        judge: LlmJudge | RubricGrader = LlmJudge.openai("m")
+        if make == "grader":
+            judge = RubricGrader(judge, Rubric("r@1", "Grade it.", {"good": None, "bad": None}, ("answer",)), {"answer": "a"})
+        ids.append(judge.id.removesuffix("+r@1"))
+        keys.append(judge.key(Item("q", "a")))
+    named = ["m", "m", "a#m", "b#m", "b#m", "a:8000#m"]
+    assert ids == [f"openai:{name}@{REVISION}" for name in named]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 5
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------------------
