@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from videosafety.dataset_builder.rows import digest
+from videosafety.dataset_builder.rows import digest, half_pair
 from videosafety.lmms_eval_tasks.judge.policy import category_groups
 
 LANGUAGES = ("en", "zh", "es", "ar", "hi", "fr", "pt", "ru", "ja", "de")  # those of VSB-Open; queries are written in the first
@@ -214,7 +214,7 @@ def load(path: Path) -> Config:
     """
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, a number of thousands of digits
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path}: must be a mapping of options")
@@ -253,6 +253,8 @@ def _made(kind: Any, value: Any, file: str, place: str) -> Any:
         return {key: _made(inner[1], entry, file, f"{place}.{key}") for key, entry in value.items()}
     if kind is Any:
         return value
+    if isinstance(value, str) and half_pair(value):
+        raise ConfigError(f"{where} holds half a surrogate pair")
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):

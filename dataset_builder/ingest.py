@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import json
 import os
 import tarfile
 import zlib
@@ -14,30 +11,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from videosafety.dataset_builder.config import Config, ConfigError, Source
-from videosafety.dataset_builder.rows import Outcome, Rejection, Row, digest
-from videosafety.lmms_eval_tasks.judge.policy import category_groups
+from videosafety.dataset_builder.manifest import MAX_LINE, Told, Unusable, parsed, rows, told_of
+from videosafety.dataset_builder.rows import Outcome, Rejection, Row, digest, half_pair
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp", ".gif"}
-MAX_LINE = 1 << 20  # bytes of one row of a manifest, or of one JSON beside a video in a shard
 MAX_TEXT = 4_000  # characters of a title and a description that go on
-KEYS = {
-    "file": str,
-    "id": str,
-    "origin": str,
-    "title": str,
-    "description": str,
-    "licence": str,
-    "visual_label": int,
-    "category": str,
-    "harm_spans": list,
-}
 _CHUNK = 1 << 20
 
 
 def ingest(config: Config) -> Iterator[Outcome]:
     """Every video of every source, in an order that does not change: a row with `file`, `source`, what the manifest says, and a `key`.
 
-    The key changes with the file (path, size, time of change), so that a video that was exchanged is looked at again.
+    The key changes with the file (path, size, time of change) and with all that is said of it, its source's origin and licence included:
+    what was exchanged or put right is looked at again.
 
     Raises:
         ConfigError: a source that is not there.
@@ -52,7 +38,9 @@ def ingest(config: Config) -> Iterator[Outcome]:
         names: set[str] = set()
         for outcome in entries:
             if isinstance(outcome, Rejection):
-                yield outcome
+                yield Rejection(_printable(outcome.id), _printable(outcome.reason), "ingest")
+            elif half_pair(outcome["file"] + outcome["id"]):
+                yield Rejection(_printable(outcome["id"]), "its path is not UTF-8; rename it", "ingest")
             elif outcome["provenance"]["path"] in names:
                 yield Rejection(outcome["id"], "the same file is named twice; the first stands", "ingest")
             else:
@@ -60,11 +48,15 @@ def ingest(config: Config) -> Iterator[Outcome]:
                 yield outcome
 
 
-def _row(source: Source, file: Path, name: str, told: dict[str, Any]) -> Row:
+def _printable(text: str) -> str:
+    """Text as any file can hold it: bytes of a name that are not UTF-8 are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _row(source: Source, file: Path, name: str, told: Told) -> Row:
     stat = file.stat()
     facts = {key: told.get(key) for key in ("visual_label", "category", "harm_spans")}
     text = "\n".join(part[:MAX_TEXT].strip() for key in ("title", "description") if (part := told.get(key)))
-    identity = [source.name, name, stat.st_size, stat.st_mtime_ns, told]
     provenance = {
         "source": source.name,
         "path": name,
@@ -73,7 +65,7 @@ def _row(source: Source, file: Path, name: str, told: dict[str, Any]) -> Row:
     }
     return {
         "id": f"{source.name}/{name}",
-        "key": digest(identity),
+        "key": digest(provenance, stat.st_size, stat.st_mtime_ns, told),
         "file": str(file),
         "text": text,
         "told": facts,
@@ -107,13 +99,14 @@ def _manifest(source: Source, file: Path) -> Iterator[Outcome]:
     if not file.is_file():
         raise ConfigError(f"source {source.name!r}: {file} is no file")
     base = file.parent.resolve()
-    for number, told in _lines(file):
+    for number, told in rows(file):
         where = f"{source.name}/{file.name}, line {number}"
-        problem = told if isinstance(told, str) else _told_problem(told)
-        if problem is not None:
-            yield Rejection(where, problem, "ingest")
+        if isinstance(told, Unusable):
+            yield Rejection(where, told.why, "ingest")
             continue
-        assert isinstance(told, dict)
+        if "file" not in told:
+            yield Rejection(where, "has no file", "ingest")
+            continue
         name = told["file"]
         path = base / name if "\0" not in name else base
         try:
@@ -127,71 +120,6 @@ def _manifest(source: Source, file: Path) -> Iterator[Outcome]:
             yield Rejection(where, f"{name!r:.100} is no file", "ingest")
         else:
             yield _row(source, path, PurePosixPath(os.path.normpath(name)).as_posix(), told)
-
-
-def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line number with the row, or with what is wrong with it."""
-    with open(file, "rb") as opened:
-        header: list[str] | None = None
-        number = 0
-        while line := opened.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                yield number, f"a line over {MAX_LINE >> 20} MiB"
-                while line and not line.endswith(b"\n"):
-                    line = opened.readline(MAX_LINE)
-                continue
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                yield number, "not UTF-8"
-                continue
-            if not text:
-                continue
-            if file.suffix.lower() == ".csv":
-                cells = next(csv.reader(io.StringIO(text)))
-                if header is None:
-                    header = [cell.strip() for cell in cells]
-                else:
-                    yield number, _csv_row(header, cells)
-                continue
-            try:
-                told = json.loads(text)
-            except (json.JSONDecodeError, RecursionError):
-                yield number, "not JSON"
-                continue
-            yield number, told if isinstance(told, dict) else "must be a JSON object"
-
-
-def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
-    if len(cells) != len(header):
-        return f"{len(cells)} cells under {len(header)} columns"
-    row: dict[str, Any] = {key: cell for key, cell in zip(header, cells, strict=True) if cell}
-    try:
-        return row | {key: json.loads(row[key]) for key in ("visual_label", "harm_spans") if key in row}
-    except (json.JSONDecodeError, RecursionError):
-        return "visual_label and harm_spans must be JSON"
-
-
-def _told_problem(told: dict[str, Any]) -> str | None:
-    """What is wrong with what a manifest says of one video."""
-    if "file" not in told:
-        return "has no file"
-    for key, kind in _present(told):
-        if not isinstance(told[key], kind) or isinstance(told[key], bool):
-            return f"{key} must be {kind.__name__}, got {told[key]!r:.60}"
-    if told.get("visual_label", 0) not in (0, 1):
-        return f"visual_label must be 0 (safe) or 1 (harmful), got {told['visual_label']}"
-    if told.get("category", "weapons") not in category_groups():
-        return f"category {told['category']!r:.60} is not in the policy"
-    for span in told.get("harm_spans", []):
-        if not (isinstance(span, list) and len(span) == 2 and all(type(t) in (int, float) for t in span) and 0 <= span[0] < span[1]):
-            return f"harm_spans must be [[start, end], …] in seconds, got {span!r:.60}"
-    return None
-
-
-def _present(told: dict[str, Any]) -> list[tuple[str, type]]:
-    return [(key, KEYS[key]) for key in told if key in KEYS and told[key] is not None]
 
 
 def _shards(source: Source, config: Config) -> Iterator[Outcome]:
@@ -253,13 +181,8 @@ def _copied(opened: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> P
 def _sample(source: Source, where: str, sample: dict[str, Any]) -> Iterator[Outcome]:
     if "file" not in sample:
         return
-    try:
-        told = json.loads(sample.get("told", b"{}")[:MAX_LINE])
-        problem = _told_problem({"file": "", **told}) if isinstance(told, dict) else "must be a JSON object"
-    except (ValueError, RecursionError):
-        told, problem = {}, "not JSON"
-    name = sample["name"]
-    if problem is not None:
-        yield Rejection(f"{where}!{name.partition('!')[2][:200]}", f"its .json: {problem}", "ingest")
+    told = told_of(parsed(sample.get("told", b"{}")))
+    if isinstance(told, Unusable):
+        yield Rejection(f"{where}!{sample['name'].partition('!')[2][:200]}", f"its .json: {told.why}", "ingest")
         return
-    yield _row(source, sample["file"], name, {key: value for key, value in told.items() if key in KEYS and key != "file"})
+    yield _row(source, sample["file"], sample["name"], {key: value for key, value in told.items() if key != "file"})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from videosafety.lmms_eval_tasks.judge.redact import one_line
 
+_HALF = re.compile("[\ud800-\udfff]")
 Row = dict[str, Any]  # JSON-serialisable; `id` and `provenance` are always there, every stage adds keys of its own
 
 
@@ -84,6 +86,11 @@ def digest(*parts: Any, length: int = 16) -> str:
 def number(*parts: Any) -> int:
     """A whole number in [0, 2**64) drawn from the parts: chance that comes out the same in every run and on every machine."""
     return int(digest(*parts), 16)
+
+
+def half_pair(text: str) -> bool:
+    """Whether a string holds half a surrogate pair, which no file in UTF-8 can: a name that is no UTF-8, or a careless JSON escape."""
+    return bool(_HALF.search(text))
 
 
 def said(row: Row, **facts: Any) -> Row:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from videosafety.dataset_builder.config import Server
 from videosafety.dataset_builder.journal import Journal
-from videosafety.dataset_builder.rows import Rejected, digest
+from videosafety.dataset_builder.rows import Rejected, digest, half_pair
 from videosafety.lmms_eval_tasks.judge.redact import one_line
 from videosafety.lmms_eval_tasks.judge.text import judges_words
 
@@ -160,7 +160,7 @@ def fields_of(answer: Answer, kinds: Mapping[str, type | tuple[str, ...]]) -> di
             found[key] = word
         elif not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise Rejected(f"{key} must be {kind.__name__}, got {json.dumps(value)[:60]}")
-        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        elif isinstance(value, str) and half_pair(value):
             raise Rejected(f"{key} holds half a surrogate pair")
     return {key: found[key] for key in kinds}
 
