@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from videosafety.hf_models.calibrate import Calibration
+from videosafety.hf_models.prompts import on_model
 
 if TYPE_CHECKING:
     from videosafety.lmms_eval_tasks.pipeline import Loaded
@@ -115,11 +116,8 @@ class Guard:
 
     def of_inputs(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """As `probabilities`, of the processor's tensors."""
-        moved = {key: value.to(self.model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
-        kind = self.model.dtype
-        moved = {k: v.to(kind) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in moved.items()}
         with torch.inference_mode():
-            return self.model.alarm_probs(**moved).float().cpu()
+            return self.model.alarm_probs(**on_model(inputs, self.model)).float().cpu()
 
     def judge(self, rows: Iterable[Row], batch_size: int = 8, workers: int = 2) -> Iterator[dict[str, Any]]:
         """One result a row, in order, while later ones are decoded.

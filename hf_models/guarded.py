@@ -14,6 +14,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from videosafety.hf_models.calibrate import Calibration
+from videosafety.hf_models.prompts import on_model, shown
 
 REFUSAL = "I can't help with that: it may be harmful."
 
@@ -21,7 +22,7 @@ REFUSAL = "I can't help with that: it may be harmful."
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """An answer behind a guard. `text` is the refusal exactly where `flagged`. Probabilities in [0, 1]; `visual` is None where nothing is
-    shown, and either is None where the prompt has no such token."""
+    shown before its token, which stands in the first user turn, and either is None where the prompt has no such token."""
 
     text: str
     flagged: bool
@@ -79,10 +80,9 @@ def generate_guarded(
     given = generation.get("generation_config") or model.generation_config
     if any((generation.get(name) or getattr(given, name, None) or 1) > 1 for name in ("num_beams", "num_return_sequences")):
         raise ValueError("guarded generation answers each prompt once: leave num_beams and num_return_sequences at 1")
-    moved = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
-    moved = {k: v.to(model.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in moved.items()}
+    moved = on_model(inputs, model)
     prompts = moved["input_ids"]
-    stop = _StopFlagged(calibration or Calibration(), shown=_shows(model.config, prompts))
+    stop = _StopFlagged(calibration or Calibration(), shown=shown(model.config, prompts))
     others = list(generation.pop("stopping_criteria", ()))
     hook = model.register_forward_hook(stop.hear)
     try:
@@ -95,9 +95,3 @@ def generate_guarded(
     texts = getattr(processor, "tokenizer", processor).batch_decode(output.sequences[:, prompts.shape[1] :], skip_special_tokens=True)
     rows = zip(texts, stop.flagged, stop.seen, strict=True)
     return [Guarded(refusal if flagged else text, flagged, *pair) for text, flagged, pair in rows]
-
-
-def _shows(config: Any, input_ids: torch.Tensor) -> list[bool]:
-    """Which prompts have a visual placeholder."""
-    ids = [value for name in ("image_token_id", "video_token_id") if isinstance(value := getattr(config, name, None), int)]
-    return torch.isin(input_ids, torch.tensor(ids, device=input_ids.device)).any(-1).tolist()
