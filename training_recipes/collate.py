@@ -13,11 +13,12 @@ from videosafety.lmms_eval_tasks.inputs import model_inputs
 from videosafety.lmms_eval_tasks.pipeline import Frames, Loaded, Request, load
 from videosafety.lmms_eval_tasks.video import MediaError
 from videosafety.training_recipes.data import DataError, prompt_messages
-from videosafety.training_recipes.schema import LABELS, Row
+from videosafety.training_recipes.schema import IMAGE, LABELS, VIDEO, Row
 
 UNLABELLED = -100  # the index that losses of torch and transformers leave out
 ALARMS = (VISUAL_ALARM.removesuffix("|>"), TEXTUAL_ALARM.removesuffix("|>"))  # how alarm tokens begin, those with a number too
 _SMALLER = "set per_device_train_batch_size to 1 and gradient_accumulation_steps to as much more, which gives the same gradients"
+THOUGHT = ("<think>", "</think>")  # tokens of their own in some vocabularies (Qwen3's), and plain text of answers and instructions here
 _MARK = "ANSWER"  # stands in for an answer to see what the chat template writes around one
 
 
@@ -47,7 +48,8 @@ class Encoder:
     def __init__(self, processor: Any, root: str | Path, frames: Frames) -> None:
         self.processor, self.root, self.frames = processor, Path(root), frames
         self.tokenizer = processor.tokenizer
-        self.special = frozenset(self.tokenizer.all_special_ids) | frozenset(self.tokenizer.added_tokens_decoder)
+        added = {token for token, text in self.tokenizer.added_tokens_decoder.items() if str(text) not in THOUGHT}
+        self.special = frozenset(self.tokenizer.all_special_ids) | added
         self.alarms = [token for token, added in self.tokenizer.added_tokens_decoder.items() if str(added).startswith(ALARMS)]
         self.one_name = "SmolVLM" in type(processor).__name__  # seen in transformers 5.23: pixel_values of videos replace those of images
         self.closing = self._closing()
@@ -56,9 +58,11 @@ class Encoder:
         """The tensors of the rows' prompts, as evaluation gives them to the model: they end where an answer starts, padded on the left.
 
         Raises:
-            DataError: a video or image cannot be shown, the processor refuses a row or the rows together, or a prompt has not each alarm
-                token once; it names the rows.
+            DataError: a prompt or an earlier turn spells a special token, a video or image cannot be shown, the processor refuses a row or
+                the rows together, or a prompt has not each alarm token once; it names the rows.
         """
+        for row in rows:
+            self._require_plain(row)
         loaded = [self._load(number, row) for number, row in enumerate(rows)]
         self.tokenizer.padding_side = "left"
         mend = _SMALLER if len(rows) > 1 else "take it out of the data"
@@ -82,10 +86,7 @@ class Encoder:
         Raises:
             ValueError: the answer spells a special token, which would end a turn or stand for a medium.
         """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if spelled := self.special.intersection(ids):
-            raise ValueError(f"the answer {text[:60]!r} spells special token(s) {self.tokenizer.convert_ids_to_tokens(sorted(spelled))}")
-        return ids + self.closing
+        return self._plain_ids("the answer", text) + self.closing
 
     def pairs(self, rows: Sequence[Row], answers: Sequence[str]) -> Encoded:
         """Prompts with their answers, padded on the right; only the answer's tokens are labelled, so earlier turns are context.
@@ -100,6 +101,21 @@ class Encoder:
             except ValueError as error:
                 raise DataError(f"videosafety: {_name(row)}: {error}; take it out of the data") from error
         return append(self.prompts(rows), ids, pad=self.tokenizer.pad_token_id)
+
+    def _require_plain(self, row: Row) -> None:
+        """Refuse turns that would end themselves and forge the next: the chat template writes texts as they stand."""
+        turns = {f"turn {number} of its history": turn["content"] for number, turn in enumerate(row["history"], 1)}
+        for name, text in {**turns, "the prompt": row["prompt"]}.items():
+            try:
+                self._plain_ids(name, text.replace(VIDEO, " ").replace(IMAGE, " "))
+            except ValueError as error:
+                raise DataError(f"videosafety: {_name(row)}: {error}; take it out of the data") from error
+
+    def _plain_ids(self, name: str, text: str) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if spelled := self.special.intersection(ids):
+            raise ValueError(f"{name} {text[:60]!r} spells special token(s) {self.tokenizer.convert_ids_to_tokens(sorted(spelled))}")
+        return ids
 
     def _load(self, number: int, row: Row) -> Loaded:
         videos, images = ([str(self.root / path) for path in row[key]] for key in ("videos", "images"))  # type: ignore[literal-required]
