@@ -83,6 +83,21 @@ def test_nobody_else_writes_an_alarm_token(name: str) -> None:
         assert (text.count("<|visual_alarm"), text.count("<|textual_alarm")) == (1, 1), case
 
 
+PADDED = {
+    "a text with keys of Arrow": {"type": "text", "text": "What now?", "image": None, "video": None, "image_url": None},
+    "a text with a picture's key": {"type": "text", "text": "What now?", "image": "a.png"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", PADDED)
+def test_a_text_with_the_keys_of_a_visual_is_a_text(name: str, case: str) -> None:
+    """Taken for a visual, the visual token stood behind the question and read it; some families' own templates drew it as a picture."""
+    first = {"type": "video", "text": None, "image": None, "image_url": None}
+    assert render(name, [turn(first, PADDED[case])]) == render(name, [turn(VIDEO, "What now?")])
+    assert render(name, [turn(PADDED[case])]) == render(name, [turn("What now?")])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_string_is_as_good_as_a_list_of_parts(name: str) -> None:
     chat = [turn("What now?"), ANSWER, turn("And then?")]
