@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import lzma
 import shutil
 import stat
 import tarfile
@@ -10,11 +13,20 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 CHUNK = 1 << 20
+HEADER = 1 << 20  # bytes of all of a tar member's headers; a long name with some attributes comes near 10,000
+# What the readers of both kinds raise on damage; RecursionError: tarfile calls itself for every header that is about the next one.
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError),
+    *(EOFError, NotImplementedError, UnicodeError, RecursionError),
+)
+
+_Bytes = IO[bytes] | gzip.GzipFile | lzma.LZMAFile
 
 
 class ArchiveError(ValueError):
@@ -38,13 +50,14 @@ CAPS = Caps()
 class _Member:
     name: str
     kind: str  # file, folder or other
-    read: Callable[[], IO[bytes] | None]
+    read: Callable[[], IO[bytes] | _Counted | None]
 
 
 def unpack(archive: Path, target: Path, *, want: Callable[[str], str | None] = str, caps: Caps = CAPS) -> int:
-    """Unpack `archive` (zip, tar, tar.gz, told by its content) into `target`; archives inside it stay as they are.
+    """Unpack `archive` (zip, tar, tar.gz, tar.xz, told by its content) into `target`; archives inside it stay as they are.
 
-    Everything is unpacked into a folder beside `target` first and then moved, so that a bad archive leaves nothing behind.
+    Everything is unpacked into a folder beside `target` first and then moved, so that a bad archive leaves nothing behind. It is read to
+    its end, so that its checksums are tested.
 
     Args:
         target: a folder, made where it is not there; none of its files is overwritten.
@@ -60,19 +73,30 @@ def unpack(archive: Path, target: Path, *, want: Callable[[str], str | None] = s
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as place:
-        try:
+        with _damage_told(archive):
             count = _unpack_all(archive, Path(place), want, caps)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
-            raise ArchiveError(f"{archive.name} is damaged ({str(error) or type(error).__name__}); fetch it again") from error
         _merge(Path(place), target, archive.name)
     return count
 
 
+def comment(archive: Path, caps: Caps = CAPS) -> str:
+    """The comment in the first headers of a tar, where git writes the commit; empty where there is none. Raises ArchiveError."""
+    with _damage_told(archive), _tar(archive, _Budget(archive, caps)) as (opened, _):
+        return str(opened.pax_headers.get("comment", ""))
+
+
+@contextmanager
+def _damage_told(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise ArchiveError(f"{archive.name} is damaged ({str(error) or type(error).__name__}); fetch it again") from error
+
+
 def _unpack_all(archive: Path, place: Path, want: Callable[[str], str | None], caps: Caps) -> int:
     names = _Names(archive.name)
-    files = size = 0
-    packed = archive.stat().st_size
-    for number, member in enumerate(_members(archive), 1):
+    files = 0
+    for number, member in enumerate(_members(archive, _Budget(archive, caps)), 1):
         if number > 4 * caps.files:  # folders and unwanted members cost time too
             raise ArchiveError(f"{archive.name} has more than {4 * caps.files:,} members")
         path = names.checked(member.name)
@@ -89,17 +113,11 @@ def _unpack_all(archive: Path, place: Path, want: Callable[[str], str | None], c
         source = member.read()
         assert source is not None  # a file has content
         with source, open(out, "xb") as sink:
-            while chunk := source.read(CHUNK):
-                size += len(chunk)
-                if size > caps.size:
-                    raise ArchiveError(f"{archive.name} holds more than {caps.size:,} bytes")
-                if size > caps.free and size > caps.ratio * packed:
-                    raise ArchiveError(f"{archive.name} unpacks to more than {caps.ratio:g} times its size: a bomb")
-                sink.write(chunk)
+            shutil.copyfileobj(source, sink, CHUNK)
     return files
 
 
-def _members(archive: Path) -> Iterator[_Member]:
+def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
     """Every member, in order. What the archive says of sizes is never believed: bytes are counted as they come out."""
     with open(archive, "rb") as opened_file:
         start = opened_file.read(4)
@@ -110,14 +128,106 @@ def _members(archive: Path) -> Iterator[_Member]:
                     raise ArchiveError(f"{archive.name}: {info.filename!r} is encrypted")
                 mode = stat.S_IFMT(info.external_attr >> 16)
                 kind = "folder" if info.is_dir() else "file" if mode in (0, stat.S_IFREG) else "other"
-                yield _Member(info.orig_filename.rstrip("/"), kind, lambda info=info: opened.open(info))  # type: ignore[misc]
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive, "r:*") as opened_tar:
-            for entry in opened_tar:
-                kind = "folder" if entry.isdir() else "file" if entry.isfile() and not entry.issparse() else "other"
-                yield _Member(entry.name, kind, lambda entry=entry: opened_tar.extractfile(entry))  # type: ignore[misc]
-    else:
-        raise ArchiveError(f"{archive.name} is no zip or tar archive, or is damaged; fetch it again")
+                yield _Member(info.orig_filename.rstrip("/"), kind, lambda info=info: _Counted(opened.open(info), budget))  # type: ignore[misc]
+        return
+    with _tar(archive, budget) as (opened_tar, stream):
+        while (entry := opened_tar.next()) is not None:
+            kind = "folder" if entry.isdir() else "file" if entry.isfile() and not entry.issparse() else "other"
+            stream.room = None
+            yield _Member(entry.name, kind, lambda entry=entry: opened_tar.extractfile(entry))  # type: ignore[misc]
+            stream.room = HEADER
+            opened_tar.members.clear()  # tarfile keeps all that it read, headers of any size included
+            opened_tar.pax_headers.clear()
+        stream.finish()
+
+
+@contextmanager
+def _tar(archive: Path, budget: _Budget) -> Iterator[tuple[tarfile.TarFile, _TarBytes]]:
+    """A tar, and its unpacked bytes as they are read. Raises ArchiveError where it is none."""
+    with open(archive, "rb") as packed:
+        start = packed.read(8)
+        packed.seek(0)
+        unpacked: _Bytes = packed
+        if start.startswith(b"\x1f\x8b"):
+            unpacked = gzip.GzipFile(fileobj=packed)
+        elif start.startswith(b"\xfd7zXZ\x00"):
+            unpacked = lzma.LZMAFile(packed)  # noqa: SIM115 - `packed` is closed in the end, and it holds nothing else
+        stream = _TarBytes(unpacked, budget)
+        try:
+            opened = tarfile.TarFile(fileobj=cast("IO[bytes]", stream))
+        except tarfile.ReadError as error:
+            raise ArchiveError(f"{archive.name} is no zip or tar archive, or is damaged; fetch it again") from error
+        with opened:
+            yield opened, stream
+
+
+class _Budget:
+    """What may still come out of an archive."""
+
+    def __init__(self, archive: Path, caps: Caps) -> None:
+        self.archive, self.packed, self.caps, self.size = archive.name, archive.stat().st_size, caps, 0
+
+    def spend(self, count: int) -> None:
+        """Count unpacked bytes. Raises ArchiveError where they are too many."""
+        self.size += count
+        if self.size > self.caps.size:
+            raise ArchiveError(f"{self.archive} holds more than {self.caps.size:,} bytes")
+        if self.size > self.caps.free and self.size > self.caps.ratio * self.packed:
+            raise ArchiveError(f"{self.archive} unpacks to more than {self.caps.ratio:g} times its size: a bomb")
+
+
+class _Counted(io.BufferedIOBase):
+    """Unpacked bytes, counted as they are read."""
+
+    def __init__(self, source: _Bytes, budget: _Budget) -> None:
+        self._source, self._budget = source, budget
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self._source.read(CHUNK if size is None or size < 0 else size)
+        self._budget.spend(len(data))
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+class _TarBytes(_Counted):
+    """A tar as tarfile reads it: forwards only, each header refused before it is read where it is too large.
+
+    `room`: bytes that the headers before the next member may still have; None while a member's content is read.
+    """
+
+    def __init__(self, source: _Bytes, budget: _Budget) -> None:
+        super().__init__(source, budget)
+        self.room: int | None = HEADER
+        self._at, self._last = 0, b""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.room is not None:
+            self.room -= CHUNK if size is None or size < 0 else size
+            if self.room < 0:
+                raise ArchiveError(f"{self._budget.archive} has headers of more than {HEADER:,} bytes before one member")
+        self._last = super().read(size)
+        self._at += len(self._last)
+        return self._last
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence != io.SEEK_SET or place < self._at:
+            raise ArchiveError(f"{self._budget.archive} is damaged (a size in it is below 0); fetch it again")
+        while self._at < place and (skipped := super().read(min(CHUNK, place - self._at))):
+            self._at += len(skipped)
+        return self._at
+
+    def finish(self) -> None:
+        """Read on to the end, where the checksum stands. Raises ArchiveError where what ended the tar was no end of one."""
+        if self._last.strip(b"\0"):
+            raise ArchiveError(f"{self._budget.archive} is damaged (a header has a wrong checksum); fetch it again")
+        while super().read(CHUNK):
+            pass
 
 
 class _Names:

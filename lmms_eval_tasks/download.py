@@ -6,7 +6,6 @@ import http.client
 import os
 import re
 import shutil
-import tarfile
 import urllib.error
 import urllib.request
 from fnmatch import fnmatch
@@ -168,7 +167,7 @@ def from_github(found: DataSet, part: Path) -> tuple[Path, str]:
         shutil.rmtree(tree, ignore_errors=True)
         check_room(ball.stat().st_size, found, part)
         count = archive.unpack(ball, tree, want=lambda name: _wanted(name, source.files))
-    except (archive.ArchiveError, tarfile.TarError, EOFError) as error:
+    except archive.ArchiveError as error:
         ball.unlink()
         raise FetchError(str(error), again=True) from error
     if not count:
@@ -184,9 +183,7 @@ def _wanted(name: str, files: tuple[str, ...]) -> str | None:
 
 def _commit_of(ball: Path) -> str | None:
     """The full commit that git wrote into the tarball's header (`git archive` does, and GitHub's tarballs are made so)."""
-    with tarfile.open(ball, "r:gz") as opened:
-        opened.next()
-        comment = opened.pax_headers.get("comment", "")
+    comment = archive.comment(ball)
     return comment if re.fullmatch(r"[0-9a-f]{40}", comment) else None
 
 

@@ -44,9 +44,9 @@ _NAMED = re.compile(
     rf"(?:(?<=\()(?=[A-D]\))|^\W{{0,3}}(?=[A-D][).:])|\b(?:{_WORDS}|[Cc]hoose|[Pp]ick)(?: is)?\W{{1,4}}(?:option )?)([A-D])(?![\w'])",
     re.MULTILINE,
 )
-# The article, not the letter: what opens a sentence before a word in lower case that is no verb, as its ending and length tell.
+# The article, not the letter: it opens a sentence or follows a colon, before a word in lower case that is no verb by its ending and length.
 _ARTICLE = re.compile(
-    r"(?:^|(?<=[.!?] ))A(?= (?!(?:can|could|may|might|must|should|will|would|and|but|because|[a-z]*(?:s|ed|ly))\b)[a-z]{3})", re.M
+    r"(?:^|(?<=[.!?:] ))A(?= (?!(?:can|could|may|might|must|should|will|would|and|but|because|[a-z]*(?:s|ed|ly))\b)[a-z]{3})", re.M
 )
 _NEGATION = re.compile(
     r"\b(?:not|no|never|cannot|neither|nor|avoid\w*|reject\w*|exclud\w*|eliminat\w*|except|against|instead of|rather than|other than|"
@@ -104,12 +104,13 @@ def letter(answer: str) -> str | None:
 
     A letter alone on its line, or after "the answer is" and its like, stands against others that come before it.
     """
+    answer = _ARTICLE.sub("", answer)
     for shape in (_ALONE, _CLOSING, _NAMED):
         found = list(shape.finditer(answer))
         chosen = {match[1] for match in found}
         if len(chosen) == 1 and not any(_rejected(answer, match) for match in found):
             beside = answer if shape is _NAMED else answer[found[0].end() :]
-            if set(re.findall(r"(?<!\w)[A-D](?!\w)", _ARTICLE.sub("", beside))) <= chosen:
+            if set(re.findall(r"(?<!\w)[A-D](?!\w)", beside)) <= chosen:
                 return chosen.pop()
     return None
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from videosafety.lmms_eval_tasks.archive import ArchiveError, Caps, unpack
+from videosafety.lmms_eval_tasks.archive import ArchiveError, Caps, comment, unpack
 
 Build = Callable[[Path], None]
 
@@ -64,7 +66,50 @@ def flipped(file: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"harmless", b"harmfull"))
 
 
+def headed(kind: bytes, size: int, times: int = 1, content: bytes = b"\0") -> Build:
+    """A tar whose one file stands behind so many headers of this kind and size, all of which are about it."""
+
+    def build(file: Path) -> None:
+        with gzip.open(file, "wb") as out:
+            for n in range(times):
+                info = tarfile.TarInfo("header")
+                info.type, info.size = kind, size
+                out.write(info.tobuf(tarfile.USTAR_FORMAT))
+                # a whole record for pax, whose number changes so that none replaces another
+                said = b" k%06d=" % n if kind in (tarfile.XHDTYPE, tarfile.XGLTYPE) else b""
+                length = size - len(str(size))
+                body = str(size).encode() + said + content * (length - len(said) - 1) + b"\n" if said else content * size
+                out.write(body + bytes(-len(body) % 512))
+            file_info = tarfile.TarInfo("a.txt")
+            out.write(file_info.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+
+    return build
+
+
+def bit_rot(build: Build, place: int) -> Build:
+    """The same archive with one byte other than it was; `place` counts from the end where it is below 0."""
+
+    def rotten(file: Path) -> None:
+        build(file)
+        data = bytearray(file.read_bytes())
+        data[place] ^= 0x10
+        file.write_bytes(data)
+
+    return rotten
+
+
+def size_below_0(file: Path) -> None:
+    """A tar whose first file has a size of -1024 in base 256, which would send its reader back to where it was."""
+    info = tarfile.TarInfo("a.txt")
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    file.write_bytes(bytes(header) + bytes(1024))
+
+
 NOISE = os.urandom(20_000)
+TEXT = NOISE.hex().encode()
 HOSTILE = {
     "zip: parent": (zipped(("../evil.txt", b"x")), "no path inside"),
     "zip: parent further in": (zipped(("a/../../evil.txt", b"x")), "no path inside"),
@@ -95,6 +140,17 @@ HOSTILE = {
     "tar: too many": (tarred(*((f"{n}.txt", b"") for n in range(11))), "more than 10 files"),
     "tar: bomb": (tarred(("a.bin", bytes(140_000))), "a bomb"),
     "tar: cut": (cut(tarred(("a.txt", NOISE)), 0.5), "damaged"),
+    "tar: checksum of the gzip": (bit_rot(tarred(("a.txt", NOISE)), -6), "damaged"),
+    "tar: a byte of the gzip's data": (bit_rot(tarred(("a.txt", TEXT)), 12_000), "damaged"),
+    "tar: a byte of the xz's data": (bit_rot(tarred(("a.txt", NOISE), packing="w:xz"), 12_000), "damaged"),
+    "tar: checksum of the xz": (bit_rot(tarred(("a.txt", NOISE), packing="w:xz"), -60), "damaged"),
+    "tar: a later header": (bit_rot(tarred(("a.txt", b"x"), ("b.txt", b"y"), packing="w"), 1030), "damaged"),
+    "tar: cut at the end": (cut(tarred(("a.txt", NOISE)), 0.9999), "damaged"),
+    "tar: a size below 0": (size_below_0, "damaged"),
+    "tar: a pax header that is too large": (headed(tarfile.XHDTYPE, 2 << 20), "headers of more than"),
+    "tar: a global header that is too large": (headed(tarfile.XGLTYPE, 2 << 20), "headers of more than"),
+    "tar: a name that is too large": (headed(tarfile.GNUTYPE_LONGNAME, 2 << 20, content=b"a"), "headers of more than"),
+    "tar: a link's name that is too large": (headed(tarfile.GNUTYPE_LONGLINK, 2 << 20, content=b"a"), "headers of more than"),
     "no archive": (lambda file: file.write_bytes(b"<html>404</html>"), "no zip or tar"),
     "empty file": (lambda file: file.write_bytes(b""), "no zip or tar"),
 }  # fmt: skip
@@ -132,6 +188,39 @@ def test_a_good_archive_comes_out_whole(tmp_path: Path, packing: str, there: boo
         name.removeprefix("./"): content for name, content in members
     }  # the archive inside stays one
     assert target.stat().st_mode & 0o055 == 0o055
+
+
+def test_a_large_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A pax header of 64 MiB in an archive of 64 KiB: the memory that it would take is never asked for."""
+    headed(tarfile.XHDTYPE, 64 << 20)(tmp_path / "large.tar.gz")
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match="headers of more than"):
+        unpack(tmp_path / "large.tar.gz", tmp_path / "out")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8 << 20
+
+
+CHAINS = {"few large ones": (200_000, 6, "headers of more than"), "many small ones": (512, 1000, "damaged")}
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_headers_of_headers_are_refused(tmp_path: Path, case: str) -> None:
+    size, times, says = CHAINS[case]
+    headed(tarfile.XGLTYPE, size, times)(tmp_path / "chain.tar.gz")
+    with pytest.raises(ArchiveError, match=says):
+        unpack(tmp_path / "chain.tar.gz", tmp_path / "out")
+
+
+def test_the_commit_of_a_tarball_is_read_with_the_same_care(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "good.tar.gz", "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "f" * 40}) as out:
+        out.addfile(tarfile.TarInfo("a.txt"))
+    assert comment(tmp_path / "good.tar.gz") == "f" * 40
+    tarred(("a.txt", b"x"))(tmp_path / "plain.tar.gz")
+    assert comment(tmp_path / "plain.tar.gz") == ""
+    headed(tarfile.XGLTYPE, 2 << 20)(tmp_path / "large.tar.gz")
+    with pytest.raises(ArchiveError, match="headers of more than"):
+        comment(tmp_path / "large.tar.gz")
 
 
 def test_no_file_that_is_there_is_overwritten(tmp_path: Path) -> None:

@@ -271,6 +271,8 @@ REJECTS: dict[str, str | None] = {
     "(B) puts you at risk. A keeps everyone safe.": None,
     "A\nB\nC\nD": None,
     "B, C and (D)": None,
+    "Answer: A person should step back.": None,
+    "Answer: A keeps everyone safe.": "A",
     "(A) is unsafe. The answer is B.": "B",
     "A is unsafe, so the answer is B.": "B",
     "Options A, C and D are risky.\n\n**Answer:** B": "B",
