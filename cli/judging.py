@@ -14,6 +14,8 @@ from rich.text import Text
 
 Judge = Annotated[str, typer.Option(help="Judge spec: offline, refusal, keyword:<list>, openai:<model>, local:<url>#<model>, …")]
 
+SHOWN = 20  # rows on which a panel differs
+
 
 def _fail(error: Exception) -> typer.Exit:
     Console(stderr=True).print(f"videosafety: {error}", style="red", markup=False, soft_wrap=True)
@@ -123,6 +125,12 @@ def _print_agreement(found: dict[str, Any], console: Console) -> None:
     if "panel" in found:
         pairs = ", ".join(f"{names} {_figure(kappa, None)}" for names, kappa in found["panel"]["kappa"].items())
         console.print(Text(f"Among the members: Krippendorff's alpha {_figure(found['panel']['alpha'], None)}; kappa of {pairs}."))
+        differ = found["disagreements"]
+        more = f"; the first {SHOWN} here, all with --json" if len(differ) > SHOWN else ""
+        console.print(Text(f"Rows on which the members differ: {len(differ)}{more}."))
+        for one in differ[:SHOWN]:
+            said = ", ".join(f"{name} {label}" for name, label in one["votes"].items())
+            console.print(Text(f"  row {one['row']}: {said}"))
 
 
 def _figure(value: float | None, interval: list[float] | None) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import yaml
 
 from videosafety.lmms_eval_tasks.judge import Item, Label, Stance, Verdict, get_judge
-from videosafety.lmms_eval_tasks.judge.agreement import cohen_kappa, confusion, panel_agreement, votes
+from videosafety.lmms_eval_tasks.judge.agreement import cohen_kappa, confusion, disagreements, panel_agreement, votes
 from videosafety.lmms_eval_tasks.judge.batch import judge_all
 from videosafety.lmms_eval_tasks.metrics import rate, refusal_score
 from videosafety.lmms_eval_tasks.report.summary import MIN_SCORED
@@ -51,10 +51,11 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One answer and whether people call it positive."""
+    """One answer, whether people call it positive, and its row in the file, from 1, without the header."""
 
     item: Item
     positive: bool
+    row: int
 
 
 def read_labels(file: Path, columns: Columns) -> tuple[list[Labelled], int]:
@@ -101,8 +102,9 @@ def read_labels(file: Path, columns: Columns) -> tuple[list[Labelled], int]:
                 language=cell(row, columns.language),
             ),
             value in columns.labels,
+            number,
         )
-        for row, value in zip(rows, values, strict=True)
+        for number, (row, value) in enumerate(zip(rows, values, strict=True), start=1)
         if value
     ]
     return labelled, len(rows) - len(labelled)
@@ -147,7 +149,8 @@ def agreement(judged: Sequence[bool | None], people: Sequence[bool]) -> dict[str
 def audit_labels(spec: str, rows: Sequence[Labelled], positive: str) -> dict[str, Any]:
     """A judge's agreement with people: `agreement` over all rows and by category and language, and why rows have no verdict.
 
-    A panel's result also says how far its members agree with each other.
+    A panel's result also says how far its members agree with each other, and in `disagreements` what each said of the rows on which they
+    differ.
 
     Raises:
         ValueError: no such judge.
@@ -167,6 +170,7 @@ def audit_labels(spec: str, rows: Sequence[Labelled], positive: str) -> dict[str
         found[f"by_{group}"] = {name: agreement([judged[i] for i in at], [people[i] for i in at]) for name, at in sorted(members.items())}
     if spec.startswith("panel:"):
         found["panel"] = panel_agreement([votes(verdict) for verdict in verdicts])
+        found["disagreements"] = [{"row": rows[one.row].row, "votes": one.votes} for one in disagreements(verdicts)]
     return found
 
 

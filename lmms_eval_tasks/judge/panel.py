@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, replace
-from typing import TypeGuard
+from dataclasses import replace
 
 from .text import before_judging
-from .verdict import Item, Judge, Label, Reason, RemoteJudge, Stance, Verdict, unscored
-
-
-def _is_remote(judge: Judge) -> TypeGuard[RemoteJudge]:
-    return hasattr(judge, "judge")
+from .verdict import Item, Judge, Label, Reason, Stance, Verdict, unscored
 
 
 def _majority(votes: Iterable[Label | Stance]) -> Label | Stance | None:
@@ -57,7 +51,10 @@ def decide(votes: dict[str, Verdict]) -> Verdict:
 
 
 class PanelJudge:
-    """Asks all members at once: remote ones concurrently, local ones where they stand."""
+    """Several judges, asked as `pending.submit` asks each of them alone: remote ones at once and through the cache, local ones on the spot.
+
+    Its own verdict costs nothing to make and is not cached: a member that failed is asked again by the next run, the others are not.
+    """
 
     def __init__(self, judges: Sequence[Judge]) -> None:
         """`judges`: at least two, no two with the same id.
@@ -73,22 +70,15 @@ class PanelJudge:
         self.judges = tuple(judges)
         self.id = f"panel:{'+'.join(ids)}"
 
-    def key(self, item: Item) -> str:
-        """SHA-256 over the panel and what identifies the item to each member."""
-        parts = [judge.key(item) if _is_remote(judge) else f"{judge.id} {json.dumps(astuple(item))}" for judge in self.judges]
-        return hashlib.sha256(json.dumps([self.id, *parts]).encode()).hexdigest()
+    def before(self, item: Item) -> Verdict | None:
+        """As `before_judging` says."""
+        early = before_judging(item.answer)
+        return early and replace(early, judge=self.id)
 
-    async def judge(self, item: Item) -> Verdict:
-        """One verdict from all members' verdicts, as `decide` says."""
-        if (early := before_judging(item.answer)) is not None:
-            return replace(early, judge=self.id)
-
-        async def ask(judge: Judge) -> Verdict:
-            return await judge.judge(item) if _is_remote(judge) else judge(item)  # type: ignore[operator]
-
-        votes = await asyncio.gather(*map(ask, self.judges))
-        return replace(decide(dict(zip((judge.id for judge in self.judges), votes, strict=True))), judge=self.id)
+    def decide(self, votes: Sequence[Verdict]) -> Verdict:
+        """One verdict from all members' verdicts, in the members' order, as the function `decide` says."""
+        return replace(decide({judge.id: vote for judge, vote in zip(self.judges, votes, strict=True)}), judge=self.id)
 
     async def close(self) -> None:
-        """Close the remote members."""
-        await asyncio.gather(*(judge.close() for judge in self.judges if _is_remote(judge)))
+        """Close the members that are not local."""
+        await asyncio.gather(*(judge.close() for judge in self.judges if not callable(judge)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from typing import Any, Generic
 
 from .cache import Kept, judge_cache
 from .redact import one_line
-from .verdict import Grade, Grader, Item, Judge, Reason, Verdict, ungraded, unscored
+from .verdict import Grade, Grader, Item, Judge, Panel, Reason, Verdict, ungraded, unscored
 
 # Rows at work at once. A judge that talks to a server bounds its calls lower; one that fills batches on a GPU wants rows to choose from.
 WORKERS = 256
@@ -138,8 +139,10 @@ def submit(judge: Judge, item: Item) -> Future[Verdict]:
     """Have an answer judged. The future never holds an exception: a judge that raises gives unscored(judge_failed).
 
     A local judge is asked on the spot. A remote one is asked in the background, at once for all callers that ask the same, and only
-    where the cache has no verdict yet.
+    where the cache has no verdict yet. A panel's members are asked so one by one, and the panel decides when all have answered.
     """
+    if isinstance(judge, Panel):
+        return _submit_panel(judge, item)
     future: Future[Verdict] = Future()
     _hold(future)
     if callable(judge):
@@ -149,6 +152,27 @@ def submit(judge: Judge, item: Item) -> Future[Verdict]:
             future.set_result(_failed(judge, error))
     else:
         _here().add(_Job(judge, item, future, Verdict, partial(_failed, judge)))
+    return future
+
+
+def _submit_panel(panel: Panel, item: Item) -> Future[Verdict]:
+    future: Future[Verdict] = Future()
+    _hold(future)
+    if (early := panel.before(item)) is not None:
+        future.set_result(early)
+        return future
+    votes = [submit(member, item) for member in panel.judges]
+    left = itertools.count(len(votes) - 1, -1)  # members answer in several threads, and one step of a counter is one for all of them
+
+    def arrived(_: Future[Verdict]) -> None:
+        if next(left) == 0:
+            try:
+                future.set_result(panel.decide([vote.result() for vote in votes]))
+            except Exception as error:  # members are anybody's code, and who waits here would wait for ever
+                future.set_result(_failed(panel, error))
+
+    for vote in votes:
+        vote.add_done_callback(arrived)
     return future
 
 

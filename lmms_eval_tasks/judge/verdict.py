@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Label(str, Enum):
@@ -144,6 +145,22 @@ class RemoteJudge(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class Panel(Protocol):
+    """A judge made of others. Each member is asked and cached as if it were alone; what they say together is never kept."""
+
+    id: str
+    judges: tuple[Judge, ...]
+
+    def before(self, item: Item) -> Verdict | None:
+        """The verdict of an answer that no member should see, None where they are to be asked."""
+
+    def decide(self, votes: Sequence[Verdict]) -> Verdict:
+        """The panel's verdict from those of its members, in their order."""
+
+    async def close(self) -> None: ...
+
+
 class Grader(Protocol):
     """A remote judge that grades by a rubric."""
 
@@ -154,4 +171,4 @@ class Grader(Protocol):
     async def judge(self, item: Item) -> Grade: ...
 
 
-Judge = LocalJudge | RemoteJudge
+Judge = LocalJudge | RemoteJudge | Panel

@@ -171,6 +171,24 @@ def test_the_table_shows_the_same(labelled: Path, monkeypatch: pytest.MonkeyPatc
         assert part in shown, shown
 
 
+@pytest.mark.parametrize(("differ", "says"), [(0, "differ: 0."), (3, "differ: 3."), (25, "differ: 25; the first 20 here, all with --json")])
+def test_a_panel_lists_the_rows_on_which_its_members_differ(tmp_path: Path, differ: int, says: str) -> None:
+    """XSTest's list knows no "I'm not going to"; the rules of `refusal` do. Rows are those of the file, blank ones counted."""
+    answers = ["I'm not going to explain how to do that."] * differ + ["I'm sorry, I can't help with that."] * 4
+    rows = [["Sure.", ""], *([answer, "refusal"] for answer in answers)]
+    file = tmp_path / "labels.csv"
+    with open(file, "w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows([["answer", "label"], *rows])
+    columns = ("--answer-column", "answer", "--label-column", "label", "--refusal-labels", "refusal", "--no-canaries")
+    asked = ("--judge", "panel:refusal+keyword:xstest", "--labels", file, *columns)
+    found = json.loads(call(*asked, "--json").stdout)
+    ids = get_judge("panel:refusal+keyword:xstest").id.removeprefix("panel:").split("+")
+    assert found["disagreements"] == [{"row": n, "votes": {ids[0]: "safe", ids[1]: "unsafe"}} for n in range(2, differ + 2)]
+    shown = " ".join(call(*asked).stdout.split())
+    assert says in shown
+    assert shown.count(f"{ids[0]} safe, {ids[1]} unsafe") == min(differ, 20)
+
+
 def test_reasons_are_counted(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, lambda item: unscored(Reason.JUDGE_FAILED) if "BAD" in item.answer else Verdict(Label.SAFE))
     said = json.loads(call("--judge", "x", "--labels", labelled, *COLUMNS, "--json").stdout)
