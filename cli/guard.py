@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,12 +30,24 @@ Pixels = Annotated[int | None, typer.Option(help="At most so many pixels a frame
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What is wrong with the input is one line and exit status 2."""
+    """What is wrong with the input, or with a file to write, is one line and exit status 2."""
     try:
         yield
-    except ValueError as error:
-        Console(stderr=True).print(f"videosafety: {error}", style="red", markup=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        Console(stderr=True).print(f"videosafety: {words}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+def _check_targets(*files: Path | None) -> None:
+    """Asked before the work, not after it. Raises ValueError where one of these files could not be written."""
+    for file in filter(None, files):
+        if not file.parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {file.parent}: make it first")
+        if file.is_dir():
+            raise ValueError(f"{file}: a folder; name a file in it")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise ValueError(f"{file}: may not be written: name another file")
 
 
 @app.callback()
@@ -60,6 +73,7 @@ def guard(
         return
     with _told():
         rows = _rows(video, image, folder, jsonl, text)
+        _check_targets(out)
         judge = _load(model, revision, device, calibration, fps, max_frames, max_pixels)
         failed = _write(judge.judge(rows, batch_size), out)
     if failed:
@@ -133,18 +147,19 @@ def timeline(
     with _told():
         if plot and plot.suffix not in (".png", ".svg", ".pdf"):
             raise ValueError(f"{plot}: name a .png, .svg or .pdf")
+        _check_targets(plot, out)
         judge = _load(model, revision, device, calibration, fps, max_frames or tool.MAX_FRAMES, max_pixels or tool.MAX_PIXELS)
         try:
             scores, clip = tool.timeline(judge, video, text, window, stride, batch_size)
         except MediaError as error:
             raise ValueError(str(error)) from error
-        if plot:
+        found = json.dumps(scores.as_json(), ensure_ascii=False)
+        if out:
+            out.write_text(found + "\n", encoding="utf-8")
+        else:
+            print(found)
+        if plot:  # after the scores, which took longer
             tool.plot(scores, clip, threshold=judge.calibration.visual.value if calibration else None).savefig(plot, dpi=120)
-    found = json.dumps(scores.as_json(), ensure_ascii=False)
-    if out:
-        out.write_text(found + "\n", encoding="utf-8")
-    else:
-        print(found)
 
 
 @app.command()
@@ -166,10 +181,11 @@ def calibrate(
     from videosafety.hf_models.guard import read_jsonl
 
     with _told():
+        _check_targets(out)
         found = fit([row for _, row in read_jsonl(labels)], target)
-    found["labels"] = labels.name
-    if out:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        found["labels"] = labels.name
+        if out:
+            out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     for name, why in found["warnings"].items():
         Console(stderr=True).print(f"videosafety: {name}: {why}", style="red", markup=False, soft_wrap=True)
     if as_json:

@@ -235,6 +235,20 @@ def test_the_command_carries_labels_on_to_calibration(alarm: Path, media: Path, 
         pytest.param(["--text", "x", "--model", ".", "--fps", "-1"], "fps must be above 0", id="no such rate"),
         pytest.param(["--text", "x", "--model", ".", "--calibration", "gone.json"], "gone.json: cannot be read", id="no calibration"),
         pytest.param(["timeline", "--video", "a.mp4", "--model", ".", "--plot", "a.txt"], "a.txt: name a .png", id="no picture"),
+        pytest.param(["--text", "x", "--model", ".", "--out", "gone/a.jsonl"], "a.jsonl: there is no folder gone", id="no folder for rows"),
+        pytest.param(["--text", "x", "--model", ".", "--out", "."], ".: a folder; name a file in it", id="a folder for rows"),
+        pytest.param(
+            ["timeline", "--video", "a.mp4", "--model", ".", "--plot", "gone/a.png"],
+            "there is no folder gone",
+            id="no folder for plot",
+        ),
+        pytest.param(
+            ["timeline", "--video", "a.mp4", "--model", ".", "--out", "gone/a.json"],
+            "there is no folder gone",
+            id="no folder for it",
+        ),
+        pytest.param(["calibrate", "--labels", "gone.jsonl", "--out", "gone/c.json"], "there is no folder gone", id="no place for it"),
+        pytest.param(["--text", "x", "--model", ".", "--out", "/dev/no/such"], "there is no folder /dev/no", id="no such device"),
     ],
 )
 def test_wrong_uses_are_one_line(args: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

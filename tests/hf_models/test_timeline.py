@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -174,3 +175,14 @@ def test_the_command(alarm: Path, guard: Guard, long: Path, media: Path, tmp_pat
     assert broken.exit_code == 2
     assert "truncated, 1 of 40 frames" in broken.stderr
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_plot_that_cannot_be_saved_leaves_the_scores(alarm: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a.png")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    args = ["--video", str(media / "a.mp4"), "--plot", str(tmp_path / "a.png"), "--out", str(tmp_path / "a.json")]
+    result = CliRunner().invoke(app, ["guard", "timeline", "--model", str(alarm), "--device", "cpu", *args])
+    assert (result.exit_code, result.stderr.strip().splitlines()[-1]) == (2, "videosafety: a.png: No space left on device")
+    assert json.loads((tmp_path / "a.json").read_text())["segments"]
