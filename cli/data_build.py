@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from pathlib import Path
 from typing import Annotated
@@ -35,10 +36,12 @@ def build(
 
     if engine not in ("local", "ray"):
         raise _fail(ValueError(f"--engine must be local or ray, got {engine!r}"))
+    if engine == "ray" and not importlib.util.find_spec("ray"):
+        raise _fail(ValueError("--engine ray needs Ray: pip install 'videosafety[build]'"))
     try:
         settings = load(config)
         found = make(settings, engine, workers, quiet)
-    except (ConfigError, BuildError, ReviewError) as error:
+    except (ConfigError, BuildError, ReviewError, OSError) as error:
         raise _fail(error) from error
     out = Console(soft_wrap=True, highlight=False)
     rows = ", ".join(f"{name} {n:,}" for name, n in found.rows.items() if n)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,10 @@ import yaml
 
 from videosafety.dataset_builder.rows import digest, half_pair
 from videosafety.lmms_eval_tasks.judge.policy import category_groups
+from videosafety.lmms_eval_tasks.judge.redact import one_line
 
 LANGUAGES = ("en", "zh", "es", "ar", "hi", "fr", "pt", "ru", "ja", "de")  # those of VSB-Open; queries are written in the first
+LEAST_PIXELS = 28 * 28  # of a frame: the least that a model is shown
 SPLITS = ("train", "validation", "test")
 
 
@@ -70,7 +76,7 @@ class Filter:
 @dataclass(frozen=True)
 class Server:
     """A model behind an OpenAI-compatible server. url: base URL, ends in /v1. family: who trained it (qwen, llama, gemma …).
-    key: the environment variable with the key. options: more fields of every request's body."""
+    key: the name of the environment variable with the key. options: more fields of every request's body."""
 
     url: str
     model: str
@@ -215,7 +221,7 @@ def load(path: Path) -> Config:
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, a number of thousands of digits
-        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: cannot be read ({one_line(str(error))})") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path}: must be a mapping of options")
     if "root" in body:
@@ -236,7 +242,7 @@ def _made(kind: Any, value: Any, file: str, place: str) -> Any:
         return _made(next(part for part in inner if part is not type(None)), value, file, place)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where} must be a mapping, got {value!r:.60}")
+            raise ConfigError(f"{where} must be a mapping{_got(value, place)}")
         fields = {f.name: f for f in dataclasses.fields(kind)}
         hints = typing.get_type_hints(kind)
         for key in value:
@@ -256,10 +262,17 @@ def _made(kind: Any, value: Any, file: str, place: str) -> Any:
     if isinstance(value, str) and half_pair(value):
         raise ConfigError(f"{where} holds half a surrogate pair")
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:
+            raise ConfigError(f"{where} must be a finite number{_got(value, place)}")
         return float(value)
     if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} must be {getattr(origin or kind, '__name__', kind)}, got {value!r:.60}")
+    raise ConfigError(f"{where} must be {getattr(origin or kind, '__name__', kind)}{_got(value, place)}")
+
+
+def _got(value: Any, place: str) -> str:
+    """What stands there instead, without anything that could be a key."""
+    return "" if place.endswith(".key") else f", got {one_line(repr(value), 60)}"
 
 
 def _problems(config: Config) -> list[str]:
@@ -287,11 +300,7 @@ def _problems(config: Config) -> list[str]:
         found.append("queries needs a server, or templates: true")
     if config.training and "train" not in config.splits:
         found.append("training needs a split named train")
-    numbers = {
-        "shots.fps": config.shots.fps, "shots.min_seconds": config.shots.min_seconds, "limits.max_seconds": config.limits.max_seconds,
-        "spans.window": config.spans.window, "queries.per_cell": config.queries.per_cell, "queries.attempts": config.queries.attempts,
-    }  # fmt: skip
-    found += [f"{name} must be above 0, got {value}" for name, value in numbers.items() if not value > 0]
+    found += _number_problems(config)
     if config.shots.max_seconds < 2 * config.shots.min_seconds:
         found.append("shots.max_seconds must be at least twice shots.min_seconds: longer shots are cut into equal parts")
     if config.translate:
@@ -299,6 +308,29 @@ def _problems(config: Config) -> list[str]:
             f"translate.targets: {t!r} is not one of {', '.join(LANGUAGES[1:])}" for t in config.translate.targets if t not in LANGUAGES[1:]
         ]
     return found + _server_problems(config)
+
+
+def _number_problems(config: Config) -> list[str]:
+    """Numbers below the least or above the most that means something. Text that is no number never gets here."""
+    above = {
+        "shots.fps": config.shots.fps, "shots.min_seconds": config.shots.min_seconds, "limits.max_seconds": config.limits.max_seconds,
+        "limits.max_bytes": config.limits.max_bytes, "spans.window": config.spans.window, "queries.per_cell": config.queries.per_cell,
+        "queries.attempts": config.queries.attempts,
+    }  # fmt: skip
+    above |= {f"servers.{name}.timeout": server.timeout for name, server in config.servers.items()}
+    least = {f"labels.judges[{n}].frames": judge.frames for n, judge in enumerate(config.labels.judges)}
+    least |= {"describe.frames": config.describe.frames} if config.describe else {}
+    least |= {"review.sample": config.review.sample, "filter.duplicate_bits": config.filter.duplicate_bits}
+    shares = {
+        "shots.threshold": config.shots.threshold, "filter.min_motion": config.filter.min_motion, "spans.threshold": config.spans.threshold
+    }  # fmt: skip
+    shares |= {"translate.min_chrf": config.translate.min_chrf} if config.translate else {}
+    found = [f"{name} must be above 0, got {value}" for name, value in above.items() if not value > 0]
+    found += [f"{name} must be 0 or more, got {value}" for name, value in least.items() if value < 0]
+    found += [f"{name} must be in [0, 1], got {value}" for name, value in shares.items() if not 0 <= value <= 1]
+    if config.shots.max_pixels < LEAST_PIXELS:
+        found.append(f"shots.max_pixels must be at least {LEAST_PIXELS}, got {config.shots.max_pixels}")
+    return found
 
 
 def _server_problems(config: Config) -> list[str]:
@@ -312,6 +344,13 @@ def _server_problems(config: Config) -> list[str]:
     found = [
         f"servers.{name}.url must start with http:// or https://" for name, s in config.servers.items() if not s.url.startswith("http")
     ]
+    found += [problem for name, server in config.servers.items() if (problem := _key_problem(name, server.key))]
+    for (one, a), (other, b) in combinations(config.servers.items(), 2):
+        if (a.model, a.revision) == (b.model, b.revision) and (a.url, a.family) != (b.url, b.family):
+            found.append(
+                f"servers {one} and {other} have one model and revision, so each would get the other's answers; "
+                f"give each a revision, or the model's full name in model"
+            )
     if config.allow_one_family:
         return found
     families = config.families()
@@ -322,3 +361,12 @@ def _server_problems(config: Config) -> list[str]:
         if (both := families.get(role, set()) & families.get("queries", set())) and families.get(role, set()) <= families["queries"]:
             found.append(f"{role} and queries are both by {', '.join(both)}; add another family to {role}, or set allow_one_family: true")
     return found
+
+
+def _key_problem(name: str, key: str | None) -> str | None:
+    """What is wrong with the variable that a server's key is in. Never repeats it: it may be the key itself, and votes name what fails."""
+    if key is None:
+        return None
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", key):
+        return f"servers.{name}.key must be the name of an environment variable (A-Z, 0-9 and _), not the key itself"
+    return None if os.environ.get(key) else f"servers.{name}.key names an environment variable that is not set; export it"
