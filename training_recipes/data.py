@@ -30,6 +30,7 @@ from videosafety.training_recipes.schema import (
     TEXTS,
     VIDEO,
     Row,
+    labelled,
     new_row,
     tagged_labels,
     to_current,
@@ -239,12 +240,12 @@ def read_jsonl(file: Path) -> tuple[list[Place], list[str]]:
             if not isinstance(values, dict):
                 raise ValueError("must be a JSON object")
             row = new_row(**{"id": f"{file.stem}-{number}", "source": file.stem} | {k: v for k, v in values.items() if v is not None})
-            if row["label_version"] is None:
-                if _labelled(row):
-                    raise ValueError(f'label_version is missing; "{CURRENT}" where 0 is safe and 1 harmful, "{LEGACY}" for the opposite')
-                row["label_version"] = CURRENT
+            said = row["label_version"] is not None
+            row["label_version"] = row["label_version"] if said else CURRENT
             if found := kind_problems(row):
                 problems += [f"{where}: {problem}" for problem in found]
+            elif not said and labelled(row):
+                raise ValueError(f'label_version is missing; "{CURRENT}" where 0 is safe and 1 harmful, "{LEGACY}" for the opposite')
             else:
                 places.append(Place(where, to_current(row)))
         except (ValueError, RecursionError) as error:  # not UTF-8 and not JSON are ValueErrors
@@ -257,11 +258,6 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]:
         raise ValueError(f"the key {twice[0]!r} is there twice")
     return dict(pairs)
-
-
-def _labelled(row: Mapping[str, Any]) -> bool:
-    texts = [row[key] for key in TEXTS if isinstance(row[key], str)]
-    return any(row[key] is not None for key in LABELS) or any(f"<{tag}>" in text for text in texts for tag in TAG_OF.values())
 
 
 def load(files: Iterable[str | Path], stage: str, root: str | Path) -> list[Row]:

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from videosafety.training_recipes import readers
 from videosafety.training_recipes.data import DataError, fail, require_media, save
@@ -60,18 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, what in (("vst", "VST-SFT"), ("vcg", "VCG-plus"), ("llava", "LLaVA-SFT")):
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"{what}, .json or .jsonl")
     parser.add_argument("--label-version", choices=(CURRENT, LEGACY), required=True, help="polarity of --vst: 1 if 0 is safe, else 0")
+    general = "polarity of labels in --vcg and --llava; without it records with labels are refused"
+    parser.add_argument("--general-label-version", choices=(CURRENT, LEGACY), help=general)
     parser.add_argument("--root", type=Path, required=True, help="folder that the paths of videos and images are relative to")
     parser.add_argument("--out", type=Path, required=True, help="the mixture, .jsonl")
     parser.add_argument("--counts", type=int, nargs=3, default=list(AT_SFT.values()), metavar=("VST", "VCG", "LLAVA"))
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--general-safe", action="store_true", help="label general rows safe and safe, as the official mixture does")
     given = parser.parse_args(arguments)
-    labels = (0, 0) if given.general_safe else None
+    told: dict[str, Any] = {"labels": (0, 0) if given.general_safe else None, "label_version": given.general_label_version}
     try:
         sources = {
             "vst": readers.vst(given.vst, given.root, label_version=given.label_version),
-            "vcg-plus": readers.llava(given.vcg, given.root, source="vcg-plus", labels=labels),
-            "llava": readers.llava(given.llava, given.root, labels=labels),
+            "vcg-plus": readers.llava(given.vcg, given.root, source="vcg-plus", **told),
+            "llava": readers.llava(given.llava, given.root, **told),
         }
         rows = mix(sources, dict(zip(AT_SFT, given.counts, strict=True)), given.seed)
         require_media(rows, given.root)

@@ -19,6 +19,7 @@ from videosafety.training_recipes.schema import (
     SAFETY_TYPE,
     Row,
     Turn,
+    labelled,
     new_row,
     tagged_labels,
     to_current,
@@ -53,12 +54,21 @@ def vst(file: str | Path, root: str | Path, *, label_version: str, source: str =
     return _rows(Path(file), lambda record: [_conversation(record, root, marked=True)], source, label_version)
 
 
-def llava(file: str | Path, root: str | Path, *, source: str = "llava", labels: tuple[int, int] | None = None) -> list[Row]:
+def llava(
+    file: str | Path,
+    root: str | Path,
+    *,
+    source: str = "llava",
+    labels: tuple[int, int] | None = None,
+    label_version: str | None = None,
+) -> list[Row]:
     """LLaVA-style mixes: LLaVA-SFT, VCG-plus and others of the same form. Records as in `vst`, `video` also a path.
 
     Args:
         labels: (visual, textual) for records that have none, 0 safe and 1 harmful. This is your word for the whole set, nothing in it
             says so: the official mixture takes its general records for (0, 0). None leaves them unlabelled. `$0$1` is plain text here.
+        label_version: the polarity of the labels that records hold, as in `vst`. None: such records, and label tags in an answer, are
+            refused, since a file does not say it.
 
     Raises:
         DataError: all that is wrong, with file and row.
@@ -67,9 +77,16 @@ def llava(file: str | Path, root: str | Path, *, source: str = "llava", labels: 
 
     def make(record: Record) -> list[dict[str, Any]]:
         values = _conversation(record, root, marked=False)
-        return [values if any(values[key] is not None for key in LABELS) else values | given]
+        if not labelled(new_row(**values)):
+            return [values | given | {"label_version": CURRENT}]
+        if label_version is None:
+            raise ValueError(
+                f'holds labels, and a file does not say their polarity: give label_version "{CURRENT}" (0 safe, 1 harmful) or "{LEGACY}" '
+                "(the opposite); in a mixture --general-label-version"
+            )
+        return [values]
 
-    return _rows(Path(file), make, source, CURRENT)
+    return _rows(Path(file), make, source, CURRENT if label_version is None else label_version)
 
 
 def vst_rl(file: str | Path, root: str | Path, *, label_version: str, source: str = "vst-rl") -> list[Row]:
@@ -251,7 +268,7 @@ def _rows(file: Path, make: Make, source: str, label_version: str) -> list[Row]:
             made = make(record)
             for part, values in enumerate(made, 1):
                 name = f"{source}-{file.stem}-{number}" + (f"-{part}" if len(made) > 1 else "")  # their own ids repeat in LLaVA's mixes
-                row = new_row(id=name, source=source, label_version=label_version, **values)
+                row = new_row(**{"id": name, "source": source, "label_version": label_version, **values})
                 places.append(Place(where, to_current(row)))
         except ValueError as error:
             problems.append(f"{where}: {error}")

@@ -75,13 +75,23 @@ def user_turns(row: Mapping[str, Any]) -> list[str]:
     return [turn["content"] for turn in row["history"] if turn["role"] == "user"] + [row["prompt"]]
 
 
+def labelled(row: Mapping[str, Any]) -> bool:
+    """Does a row hold a label: in its fields, in an answer's tags, or in those of an earlier answer?"""
+    spoken = [row[key] for key in TEXTS] + [turn["content"] for turn in row["history"] if turn["role"] == "assistant"]
+    return any(row[key] is not None for key in LABELS) or any(_has_tags(text) for text in spoken if text is not None)
+
+
+def _has_tags(text: str) -> bool:
+    return any(f"<{tag}>" in text or f"</{tag}>" in text for tag in TAG_OF.values())
+
+
 def tagged_labels(text: str) -> dict[str, int] | None:
     """The labels that a target ends with: {"visual_label": …, "textual_label": …}, in the polarity of its data; None without any tag.
 
     Raises:
         ValueError: `<vidType>` or `<textType>` is missing, there twice, or holds anything but 0 or 1.
     """
-    if not any(f"<{tag}>" in text or f"</{tag}>" in text for tag in TAG_OF.values()):
+    if not _has_tags(text):
         return None
     found = {}
     for label, tag in TAG_OF.items():

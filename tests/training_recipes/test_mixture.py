@@ -139,6 +139,17 @@ def test_general_rows_stay_unlabelled_unless_told(files: list[str], tmp_path: Pa
     assert "visual_label is missing; at_sft needs it" in str(error.value)
 
 
+def test_labelled_general_rows_need_their_polarity(files: list[str], tmp_path: Path) -> None:
+    """1 is safe in old files and harmful in new ones."""
+    (tmp_path / "vcg.json").write_text(json.dumps([talk(n, safety_labels={"visual": 1, "textual": 1}) for n in range(10, 20)]))
+    with pytest.raises(SystemExit, match=r"vcg.json, row 1: holds labels.*--general-label-version"):
+        mixture.main(files)
+    for version, label in (("0", 0), ("1", 1)):
+        mixture.main([*files, "--general-label-version", version])
+        found = load([tmp_path / "mixed.jsonl"], "sft", tmp_path)
+        assert {row["visual_label"] for row in found if row["source"] == "vcg-plus"} == {label}
+
+
 def test_the_command_ends_with_the_reason(files: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="llava: has 10 rows, 11 are wanted"):
         mixture.main([*files[:-3], "6", "2", "11"])

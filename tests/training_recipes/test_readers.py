@@ -184,13 +184,37 @@ def test_llava_mixes(tmp_path: Path) -> None:
         talk("<image>\n<image>\nCompare.", video=None, image=["i.png", "j.png"]),
         name="mix.json",
     )
-    plain = readers.llava(file, tmp_path, source="mix")
+    plain = readers.llava(file, tmp_path, source="mix", label_version="1")
     assert [row["id"] for row in plain] == ["mix-mix-1", "mix-mix-2", "mix-mix-3"]
     assert [row["videos"] + row["images"] for row in plain] == [["v/a.mp4"], [], ["i.png", "j.png"]]
     assert plain[1]["prompt"] == "Is it in $0$1?"
     assert [(row["visual_label"], row["textual_label"]) for row in plain] == [(None, None), (None, None), (1, 0)]
-    told = readers.llava(file, tmp_path, labels=(0, 0))
-    assert [(row["visual_label"], row["textual_label"]) for row in told] == [(0, 0), (0, 0), (1, 0)]  # its own label wins
+    for version, own in (("1", (1, 0)), ("0", (0, 1))):  # its own label wins, and only that has the file's polarity
+        told = readers.llava(file, tmp_path, labels=(0, 0), label_version=version)
+        assert [(row["visual_label"], row["textual_label"]) for row in told] == [(0, 0), (0, 0), own]
+
+
+POLARISED = {
+    "nested labels, which are safe in the old polarity": talk(safety_labels={"visual": 1, "textual": 1}),
+    "flat labels": talk(safety_labels=None, visual_safety_label=1, textual_safety_label=1),
+    "tags of an answer": talk(answer=COT, safety_labels=None),
+    "tags of an earlier answer": talk(
+        safety_labels=None,
+        conversations=[*talk(answer=COT)["conversations"], *talk("And now?")["conversations"]],
+    ),
+}
+
+
+@pytest.mark.parametrize("labels", [None, (0, 0)])
+@pytest.mark.parametrize("record", POLARISED.values(), ids=POLARISED)
+def test_a_llava_record_with_labels_needs_their_polarity(tmp_path: Path, record: dict[str, Any], labels: tuple[int, int] | None) -> None:
+    file = write(tmp_path, talk("Who?", video=["v/b.mp4"], safety_labels=None), record)
+    with pytest.raises(DataError, match="1 problem") as error:
+        readers.llava(file, tmp_path, labels=labels)
+    assert "row 2: holds labels, and a file does not say their polarity: give label_version" in str(error.value)
+    old, new = (readers.llava(file, tmp_path, labels=labels, label_version=version)[1] for version in ("0", "1"))
+    assert old != new
+    assert old["label_version"] == new["label_version"] == "1"
 
 
 def problem(**values: Any) -> dict[str, Any]:

@@ -196,6 +196,26 @@ def test_all_problems_of_all_files_come_at_once_with_file_and_row(tmp_path: Path
         assert expected in said
 
 
+TAGGED = "Yes." + TAGS.format(1, 0)
+UNVERSIONED: dict[str, dict[str, Any]] = {
+    "a label": {"visual_label": 0},
+    "tags of the answer": {"completion": TAGGED},
+    "tags of an earlier answer": {"history": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": TAGGED}]},
+}
+
+
+@pytest.mark.parametrize("values", UNVERSIONED.values(), ids=UNVERSIONED)
+def test_labels_without_a_version_are_refused_wherever_they_stand(tmp_path: Path, values: dict[str, Any]) -> None:
+    file = lines(tmp_path / "rows.jsonl", {"prompt": "What?", "completion": "A cat.", **values})
+    with pytest.raises(DataError, match="row 1: label_version is missing"):
+        load([file], "sft", tmp_path)
+
+
+def test_a_user_turn_that_names_a_tag_is_no_label(tmp_path: Path) -> None:
+    history = [{"role": "user", "content": "Write <vidType>."}, {"role": "assistant", "content": "No."}]
+    assert load([lines(tmp_path / "rows.jsonl", {"prompt": "Why?", "completion": "A cat.", "history": history})], "sft", tmp_path)
+
+
 def test_no_more_than_twenty_problems_are_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load([lines(tmp_path / "a.jsonl", *[{"prompt": ""}] * 27)], "sft", tmp_path)
