@@ -24,7 +24,18 @@ from videosafety.dataset_builder.journal import Journal
 from videosafety.dataset_builder.lists import Lists, dump_line
 from videosafety.dataset_builder.prompts import template
 from videosafety.dataset_builder.provenance import VERSION, complete, versions
-from videosafety.dataset_builder.review import Decisions, apply, clip_decisions, clip_item, row_item, write_queue
+from videosafety.dataset_builder.review import (
+    Decision,
+    Decisions,
+    Key,
+    apply,
+    clip_decisions,
+    clip_item,
+    for_translations,
+    row_item,
+    seen,
+    write_queue,
+)
 from videosafety.dataset_builder.rows import Bundle, Rejection, Row, digest, number
 from videosafety.dataset_builder.servers import Asker
 from videosafety.dataset_builder.split import assign, components
@@ -43,7 +54,7 @@ class BuildError(Exception):
 
 @dataclass(slots=True)
 class Built:
-    """What a build came to. rows, clips: by split. rejected: how many, by stage and reason."""
+    """What a build came to. rows, clips: by split. rejected: how many, by stage and reason. review: `Decisions.figures`."""
 
     folder: Path
     videos: int = 0
@@ -53,6 +64,7 @@ class Built:
     duplicates: int = 0
     to_try_again: int = 0
     to_review: int = 0
+    review: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -89,6 +101,8 @@ class Build:
         self._config, self._journal, self._lists, self._engine = config, journal, lists, engine
         self._media, self._words, self._training = phases(config)
         self._decisions = Decisions(config.folder / "review")
+        self._standing = self._decisions.standing()
+        self._there: set[Key] = set()  # the reviewed items that are as they were when they were reviewed
         self._found = Built(config.folder)
 
     def run(self) -> Built:
@@ -106,6 +120,7 @@ class Build:
             kept = self._lists.keep("kept", self._without_duplicates(clips))
             self._engine.run(self._words, self._bundles("kept", "bundle"), kept)
             self._lists.keep("decided", self._decided())
+            self._recall()
             self._divide()
             self._write()
             if config.training:
@@ -160,7 +175,7 @@ class Build:
             prints[i] = np.frombuffer(bytes.fromhex(row["provenance"]["fingerprint"]), np.uint8)
         bits = self._config.filter.duplicate_bits
         leader, tied = filtering.clusters(prints, bits), filtering.clusters(prints, TIED * bits)
-        decided = clip_decisions(self._decisions.standing().values())
+        decided = clip_decisions(self._standing.values())
         followed = set(leader[leader != np.arange(clips)].tolist())
         names: dict[int, str] = {}
         for i, row in enumerate(self._lists.read("clips")):
@@ -171,33 +186,51 @@ class Build:
                 continue
             if i in followed:
                 names[i] = row["id"]
+            self._note(row["id"], "")
             decision = decided.get(row["id"])
+            facts = (row["id"], row["text"], row["told"], row["provenance"])
             row = row | {
-                "decision": decision,
-                "bundle": digest(row["id"], row["text"], row["told"], row["provenance"], decision),
-                "tied": int(tied[i]),
-            }
+                "decision": decision, "bundle": digest(*facts, decision), "undecided": digest(*facts, None), "tied": int(tied[i]),
+            }  # fmt: skip
             yield row | {"provenance": row["provenance"] | {"cluster": f"{int(tied[i])}"}}
 
     # --- from clips to rows -------------------------------------------------------------------------------------------------------
 
     def _decided(self) -> Iterator[Row]:
-        """Rows of the set with the decisions on them taken up."""
-        standing = self._decisions.standing()
+        """Rows of the set with the decisions on them taken up. A translation stands or falls with its English row, which comes first."""
         for bundle in self._done(self._words, "kept", "bundle"):
-            seen: set[tuple[str, str]] = set()
+            taken: set[tuple[str, str]] = set()
+            english: dict[str, Decision | str | None] = {}  # stem of an id -> what becomes of its translations
             for row in bundle.rows:
-                row = row | {"original": row}
-                kept = apply(row, standing.get(row["id"]))
-                if kept is None:
-                    self._reject(
-                        [Rejection(row["id"], f"rejected by a reviewer: {standing[row['id']].reason or 'no reason given'}", "review")]
-                    )
-                elif (kept["language"], kept["query"].casefold()) in seen:
-                    self._reject([Rejection(row["id"], "the clip has this query already", "review")])
+                stem, of = row["id"].rpartition("-")[0], seen(row)
+                self._note(row["id"], of)
+                decision, parent = self._standing.get((row["id"], of)), english.get(stem)
+                kept = parent if isinstance(parent, str) else apply(row, parent, decision)
+                if not isinstance(kept, str) and (kept["language"], kept["query"].casefold()) in taken:
+                    kept = "the clip has this query already"
+                if row["language"] == "en":
+                    english[stem] = for_translations(kept, decision)
+                if isinstance(kept, str):
+                    self._reject([Rejection(row["id"], kept, "review")])
                 else:
-                    seen.add((kept["language"], kept["query"].casefold()))
-                    yield kept
+                    taken.add((kept["language"], kept["query"].casefold()))
+                    yield kept | {"original": row}
+
+    def _note(self, item: str, of: str) -> None:
+        if (item, of) in self._standing:
+            self._there.add((item, of))
+
+    def _recall(self) -> None:
+        """Count decisions on rows that others took out of the set again: a new label of their clip gave it other rows."""
+        changed = [row["undecided"] for row in self._lists.read("kept") if row["decision"]]
+        for bundle in self._journal.get(self._words.key, changed):
+            for row in bundle.rows if bundle else ():
+                self._note(row["id"], seen(row))
+        self._found.review = self._decisions.figures(self._there)
+        if stale := self._found.review["stale"]:
+            self._found.warnings.append(
+                f"{stale} reviewed items are gone or no longer what was reviewed: what was said of them does not count"
+            )
 
     def _divide(self) -> None:
         """Give every clip its split, and put the rows in the order in which they are written."""

@@ -6,18 +6,18 @@ import csv
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from videosafety.dataset_builder.lists import dump_line
 from videosafety.dataset_builder.queries import CELLS, TEXTUAL
-from videosafety.dataset_builder.rows import Row
+from videosafety.dataset_builder.rows import Row, digest, said
 from videosafety.dataset_builder.write import replacing
 from videosafety.lmms_eval_tasks.judge.agreement import krippendorff_alpha, pairwise_kappa
 from videosafety.lmms_eval_tasks.judge.policy import category_groups
-from videosafety.lmms_eval_tasks.metrics import wilson
+from videosafety.lmms_eval_tasks.metrics import rate
 
 ACTIONS = ("accept", "fix", "reject")
 _CAUTION = {action: rank for rank, action in enumerate(ACTIONS)}
@@ -25,7 +25,7 @@ CELL_OF = {(visual, TEXTUAL[cell]): cell for visual, cells in CELLS.items() for 
 FIXABLE = {"query": str, "visual_label": int, "textual_label": int, "category": str}
 QUEUE_KEYS = (
     "id", "kind", "why", "video_id", "clip", "cell", "language", "query", "category", "visual_label", "textual_label", "votes",
-    "description",
+    "description", "of",
 )  # fmt: skip
 DECISION_COLUMNS = ("action", "reviewer", "reason", "new_query", "new_visual_label", "new_textual_label", "new_category")
 
@@ -39,6 +39,7 @@ class Decision:
     """What one reviewer says of one item: a clip, or a row. `why` is why it was in the queue.
 
     fix: what is to be other than it was; of a clip that was accepted the label and category that were.
+    of: what of a row was seen, as `seen` gives it; empty for a clip, whose id is made of its content already.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Decision:
     reason: str = ""
     fix: Mapping[str, Any] | None = None
     at: float = 0.0
+    of: str = ""
 
 
 def checked(body: Any, items: Mapping[str, Mapping[str, Any]], where: str) -> Decision:
@@ -88,8 +90,12 @@ def checked(body: Any, items: Mapping[str, Mapping[str, Any]], where: str) -> De
     if action == "accept":
         fix = {key: item[key] for key in ("visual_label", "category")} if item["kind"] == "clip" else {}
     return Decision(
-        item["id"], item["kind"], item["video_id"], action, reviewer.strip(), item["why"], reason, fix if action != "reject" else None
-    )
+        item["id"], item["kind"], item["video_id"], action, reviewer.strip(), item["why"], reason, fix if action != "reject" else None,
+        of=item["of"],
+    )  # fmt: skip
+
+
+Key = tuple[str, str]  # the id of an item, and what of it was seen: another text under the same id is another item
 
 
 class Decisions:
@@ -97,14 +103,14 @@ class Decisions:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "decisions.jsonl"
-        self._last: dict[tuple[str, str], Decision] = {}
+        self._last: dict[tuple[Key, str], Decision] = {}
         if self.file.is_file():
             for number, line in enumerate(self.file.read_text(encoding="utf-8").splitlines(), 1):
                 try:
                     decision = Decision(**json.loads(line))
                 except (ValueError, TypeError) as error:
                     raise ReviewError(f"{self.file}, line {number}: no decision ({error}); remove the line") from error
-                self._last[decision.id, decision.reviewer] = decision
+                self._last[(decision.id, decision.of), decision.reviewer] = decision
 
     def add(self, decision: Decision) -> None:
         """Append a decision; on disk when this returns."""
@@ -114,49 +120,76 @@ class Decisions:
             out.write(dump_line(asdict(stamped)))
             out.flush()
             os.fsync(out.fileno())
-        self._last[stamped.id, stamped.reviewer] = stamped
+        self._last[(stamped.id, stamped.of), stamped.reviewer] = stamped
 
     def __len__(self) -> int:
         return len(self._last)
 
-    def standing(self) -> dict[str, Decision]:
+    def standing(self) -> dict[Key, Decision]:
         """Item -> the decision that counts: where reviewers differ the most careful (reject before fix before accept), then the last."""
-        found: dict[str, Decision] = {}
+        found: dict[Key, Decision] = {}
         for (item, _), decision in self._last.items():
             other = found.get(item)
             if other is None or (_CAUTION[decision.action], decision.at) > (_CAUTION[other.action], other.at):
                 found[item] = decision
         return found
 
-    def by(self, reviewer: str) -> dict[str, Decision]:
-        return {item: decision for (item, who), decision in self._last.items() if who == reviewer}
+    def by(self, reviewer: str, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Decision]:
+        """Id -> what a reviewer said of those items of the queue, as they are now."""
+        return {name: last for name, item in items.items() if (last := self._last.get(((name, item["of"]), reviewer))) is not None}
 
-    def agreement(self) -> dict[str, Any]:
-        """How far reviewers agree on accept, fix or reject: Cohen's kappa of each two, Krippendorff's alpha of all, n items with two."""
-        people = sorted({who for _, who in self._last})
-        items = sorted({item for item, _ in self._last})
-        labels = {who: [d.action if (d := self._last.get((item, who))) else None for item in items] for who in people}
-        both = sum(sum(labels[who][i] is not None for who in people) > 1 for i in range(len(items)))
-        kappa = {f"{a} / {b}": {"kappa": k.kappa, "n": k.n} for (a, b), k in pairwise_kappa(labels).items()}
-        return {"reviewers": people, "alpha": krippendorff_alpha(list(labels.values())), "kappa": kappa, "n": both}
+    def figures(self, there: Collection[Key]) -> dict[str, Any]:
+        """What reviewers found. Only decisions on the items that are `there` count: of others nobody saw what the set holds.
 
-    def error_rate(self) -> dict[str, Any]:
-        """Share of the decided rows of the random sample that were not accepted, with Wilson's 95 % interval; None without any."""
-        found = [decision for decision in self.standing().values() if decision.why == "sample"]
-        wrong = sum(decision.action != "accept" for decision in found)
-        if not found:
-            return {"rate": None, "low": None, "high": None, "n": 0, "wrong": 0}
-        low, high = wilson(wrong / len(found), len(found))
-        return {"rate": wrong / len(found), "low": low, "high": high, "n": len(found), "wrong": wrong}
+        Returns:
+            `error_rate`, `agreement`, `decisions` (how many count), `stale` (items with none that does).
+        """
+        counted = {key: decision for key, decision in self._last.items() if key[0] in there}
+        stale = {item for (item, _), _ in self._last} - {item for (item, _), _ in counted}
+        standing = [decision for item, decision in self.standing().items() if item in there]
+        return {
+            "error_rate": error_rate(standing),
+            "agreement": _agreement(counted),
+            "decisions": len(counted),
+            "stale": len(stale),
+        }
+
+
+def _agreement(last: Mapping[tuple[Key, str], Decision]) -> dict[str, Any]:
+    """How far reviewers agree on accept, fix or reject: Cohen's kappa of each two, Krippendorff's alpha of all, n items with two."""
+    people = sorted({who for _, who in last})
+    items = sorted({item for item, _ in last})
+    labels = {who: [d.action if (d := last.get((item, who))) else None for item in items] for who in people}
+    both = sum(sum(labels[who][i] is not None for who in people) > 1 for i in range(len(items)))
+    kappa = {f"{a} / {b}": {"kappa": k.kappa, "n": k.n} for (a, b), k in pairwise_kappa(labels).items()}
+    return {"reviewers": people, "alpha": krippendorff_alpha(list(labels.values())), "kappa": kappa, "n": both}
+
+
+def error_rate(standing: Iterable[Decision]) -> dict[str, Any]:
+    """Share of the decided rows of the random sample that were not accepted, with its 95 % interval; None without any.
+
+    n: rows. clips: of how many clips; rows of one clip share its label and its errors, and the interval is as wide as that makes it.
+    """
+    found = [decision for decision in standing if decision.why == "sample"]
+    wrong = rate([float(decision.action != "accept") for decision in found], [decision.video_id for decision in found])
+    return {
+        "rate": wrong.value, "low": wrong.low, "high": wrong.high, "n": len(found),
+        "wrong": sum(decision.action != "accept" for decision in found), "clips": len({decision.video_id for decision in found}),
+    }  # fmt: skip
+
+
+def seen(row: Row) -> str:
+    """Identity of what a reviewer sees of a row: query, labels, category and clip. Ids outlive a change of seed or of the writing model."""
+    return digest(row["query"], row["visual_label"], row["textual_label"], row["category"], row["provenance"]["clip_sha256"])
 
 
 def clip_item(row: Row, why: str) -> dict[str, Any]:
     """A clip whose label a person has to give or to confirm."""
-    return _item(row, "clip", why) | {"id": row["id"], "video_id": row["id"]}
+    return _item(row, "clip", why) | {"id": row["id"], "video_id": row["id"], "of": ""}
 
 
 def row_item(row: Row, why: str) -> dict[str, Any]:
-    return _item(row, "row", why)
+    return _item(row, "row", why) | {"of": seen(row)}
 
 
 def _item(row: Row, kind: str, why: str) -> dict[str, Any]:
@@ -204,12 +237,14 @@ def read_csv(file: Path, folder: Path) -> int:
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             sheet = csv.DictReader(opened)
-            if lost := [name for name in ("id", *DECISION_COLUMNS) if name not in (sheet.fieldnames or [])]:
+            if lost := [name for name in ("id", "of", *DECISION_COLUMNS) if name not in (sheet.fieldnames or [])]:
                 raise ReviewError(f"{file}: has no column {', '.join(lost)}; fill in {folder / 'queue.csv'}")
             for row in sheet:
                 if not (row["action"] or "").strip():
                     continue
                 where = f"{file}, line {sheet.line_num}"
+                if row["id"] in items and row["of"] != items[row["id"]]["of"]:
+                    raise ReviewError(f"{where}: this row is another since the table was written; fill in {folder / 'queue.csv'} anew")
                 fix = {key: value for key in FIXABLE if (value := (row[f"new_{key}"] or "").strip())}
                 body = {"id": row["id"], "action": row["action"].strip().lower(), "reviewer": row["reviewer"], "reason": row["reason"]}
                 found.append(
@@ -240,14 +275,24 @@ def clip_decisions(decisions: Iterable[Decision]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def apply(row: Row, decision: Decision | None) -> Row | None:
-    """The row as a reviewer wants it; None where it was rejected. A new text label moves it to the cell of its labels."""
-    if decision is None:
-        return row
-    told = {"action": decision.action, "reviewer": decision.reviewer, "reason": decision.reason}
-    row = row | {"provenance": row["provenance"] | {"decisions": [*row["provenance"].get("decisions", []), told]}}
-    if decision.action == "reject":
-        return None
-    fix = {key: value for key, value in (decision.fix or {}).items() if key in ("query", "textual_label", "category")}
-    fixed = row | fix
-    return fixed | {"cell": CELL_OF[fixed["visual_label"], fixed["textual_label"]], "group": category_groups()[fixed["category"]]}
+def apply(row: Row, *decisions: Decision | None) -> Row | str:
+    """The row as reviewers want it, one decision after the other, or why it is left out. A new text label moves it to that cell."""
+    for decision in decisions:
+        if decision is None:
+            continue
+        if decision.action == "reject":
+            return f"rejected by a reviewer: {decision.reason or 'no reason given'}"
+        told = {"action": decision.action, "reviewer": decision.reviewer, "reason": decision.reason}
+        fix = {key: value for key, value in (decision.fix or {}).items() if key in ("query", "textual_label", "category")}
+        row = said(row, decisions=[*row["provenance"].get("decisions", []), told]) | fix
+        row |= {"cell": CELL_OF[row["visual_label"], row["textual_label"]], "group": category_groups()[row["category"]]}
+    return row
+
+
+def for_translations(kept: Row | str, decision: Decision | None) -> Decision | str | None:
+    """What becomes of the translations of an English row: its decision holds for them too, or a reason why they go, or nothing."""
+    if isinstance(kept, str):
+        return f"its English row was left out: {kept}"
+    if decision is not None and "query" in (decision.fix or {}):
+        return "its English query was changed by a reviewer"
+    return decision if decision is not None and decision.action == "fix" else None

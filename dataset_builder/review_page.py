@@ -37,7 +37,7 @@ class _Reviews:
     def shown(self, reviewer: str) -> dict[str, Any]:
         """What the page starts with. Others' decisions are not in it: reviewers must not see each other's."""
         with self._lock:
-            mine = {item: asdict(decision) for item, decision in self._decisions.by(reviewer).items()}
+            mine = {item: asdict(decision) for item, decision in self._decisions.by(reviewer, self.items).items()}
         titles = {name: body["title"] for name, body in bodies().items()}
         return {"items": list(self.items.values()), "decisions": mine, "categories": titles}
 

@@ -18,7 +18,6 @@ from videosafety.dataset_builder.config import SPLITS, Config
 from videosafety.dataset_builder.lists import Lists
 from videosafety.dataset_builder.prompts import TEMPLATES, bodies
 from videosafety.dataset_builder.provenance import versions
-from videosafety.dataset_builder.review import Decisions
 from videosafety.dataset_builder.rows import number
 from videosafety.dataset_builder.write import folder_of, replacing
 from videosafety.lmms_eval_tasks.judge.agreement import panel_agreement
@@ -106,7 +105,6 @@ def gather(config: Config, found: Built, lists: Lists) -> dict[str, Any]:
         votes.add(row["id"], _votes(row["provenance"]["votes"]))
     english = queries.all()
     openings = Counter(" ".join(query.casefold().split()[:_OPENING]) for query in english)
-    decisions = Decisions(config.folder / "review")
     origins = counts["origin"].total()
     return {
         "name": config.name,
@@ -134,12 +132,7 @@ def gather(config: Config, found: Built, lists: Lists) -> dict[str, Any]:
         "translation": {"n": len(chrf), "mean_chrf": sum(chrf) / len(chrf) if chrf else None},
         "near_duplicates": found.duplicates,
         "rejected": dict(found.rejected.most_common()),
-        "review": {
-            "error_rate": decisions.error_rate(),
-            "agreement": decisions.agreement(),
-            "decisions": len(decisions),
-            "queue": found.to_review,
-        },
+        "review": found.review | {"queue": found.to_review},
         "training": {key: n for key, n in found.rows.items() if key.endswith(" rows")},
         "warnings": found.warnings,
         "policy": policy_hash(),

@@ -118,7 +118,9 @@ def test_the_next_build_takes_decisions_up(disputed: Path) -> None:
     assert json.loads(after[fix]["provenance"])["decisions"] == [{"action": "fix", "reviewer": "ann", "reason": ""}]
     old, new = ({row["visual_label"] for row in found.values() if row["video_id"] == clips[0]} for found in (before, after))
     assert new == {1 - old.pop()}
-    assert figures["review"]["error_rate"] == pytest.approx({"rate": 1.0, "low": 0.4385, "high": 1.0, "n": 3, "wrong": 3}, abs=1e-3)
+    assert figures["review"]["error_rate"] == pytest.approx(
+        {"rate": 1.0, "low": 0.4385, "high": 1.0, "n": 3, "wrong": 3, "clips": 3}, abs=1e-3
+    )
     card = (disputed / "vsb" / "README.md").read_text(encoding="utf-8")
     assert "errors that reviewers found in a random sample of rows | 100.0 % (95 % interval 43.9 % to 100.0 %) | 3 |" in card
     assert set(ids(disputed, "clip")) == {row["video_id"] for row in before.values()}, "a second reviewer still sees what the first decided"
@@ -131,20 +133,21 @@ def test_agreement_is_that_of_the_reviewers_last_words(tmp_path: Path) -> None:
         for n, action in enumerate(actions):
             decisions.add(Decision(str(n), "row", "v", "accept" if action == "a" else "reject", who, "sample", at=n + 1.0))
     decisions.add(Decision("0", "row", "v", "reject", "ann", "sample", at=99.0))
-    found = Decisions(tmp_path).agreement()
+    found = Decisions(tmp_path).figures({(item, "") for item in "01234"})["agreement"]
     # ann r r a r a, bob a a r a r: they never agree; chance agrees on (2·3 + 3·2)/25
     assert found["kappa"] == {"ann / bob": {"kappa": pytest.approx((0 - 12 / 25) / (1 - 12 / 25)), "n": 5}}
     assert found["n"] == 5
-    assert {item: decision.action for item, decision in decisions.standing().items()} == dict.fromkeys("01234", "reject")
-    assert Decisions(tmp_path / "none").agreement() == {"reviewers": [], "alpha": None, "kappa": {}, "n": 0}
-    assert Decisions(tmp_path / "none").error_rate()["rate"] is None
+    assert {item: decision.action for (item, _), decision in decisions.standing().items()} == dict.fromkeys("01234", "reject")
+    none = Decisions(tmp_path / "none").figures(set())
+    assert none["agreement"] == {"reviewers": [], "alpha": None, "kappa": {}, "n": 0}
+    assert none["error_rate"] == {"rate": None, "low": None, "high": None, "n": 0, "wrong": 0, "clips": 0}
 
 
 def test_pure_parts() -> None:
     row = {"id": "r", "visual_label": 0, "textual_label": 1, "cell": "sh", "category": "theft", "query": "q", "provenance": {}}
     assert apply(row, None) is row
     fixed = apply(row, Decision("r", "row", "v", "fix", "ann", "sample", fix={"textual_label": 0, "visual_label": 1}))
-    assert fixed is not None
+    assert not isinstance(fixed, str)
     assert (fixed["cell"], fixed["visual_label"]) == ("safeq", 0), "what the clip shows is decided for all its rows, by the next labelling"
     on_row = Decision("r", "row", "v", "fix", "ann", "sample", fix={"visual_label": 1}, at=2.0)
     on_clip = Decision("v", "clip", "v", "reject", "bob", "disagreement", at=1.0)
@@ -167,7 +170,7 @@ def test_a_filled_in_csv_counts_like_the_page(disputed: Path, tmp_path: Path) ->
 
     write()
     assert read_csv(file, disputed / "review") == 2
-    assert {d.action for d in Decisions(disputed / "review").by("cy").values()} == {"accept", "fix"}
+    assert {d.action for d in Decisions(disputed / "review").by("cy", items(disputed)).values()} == {"accept", "fix"}
     wanted[1]["new_visual_label"] = "maybe"
     write()
     with pytest.raises(ReviewError, match="line"):
@@ -233,7 +236,7 @@ def test_a_reviewer_works_through_the_page_by_keyboard(disputed: Path, tmp_path:
                 await tab.picture(tmp_path / "review.png")
 
     asyncio.run(work())
-    found = Decisions(disputed / "review").by("ann")
+    found = Decisions(disputed / "review").by("ann", items(disputed))
     order = list(items(disputed))
     assert {item: decision.action for item, decision in found.items()} == {order[0]: "accept", order[1]: "reject", order[4]: "fix"}
     assert found[order[4]].fix == {"query": "Which knife is best for bread?"}
