@@ -8,8 +8,6 @@ import os
 import tempfile
 import threading
 import time
-import zipfile
-import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +17,10 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from videosafety.lmms_eval_tasks.frame_store import FrameStore
+from videosafety.lmms_eval_tasks.frames import MAX_CLIP_BYTES, MAX_FRAME_PIXELS, Frames, MediaError, display_matrix, fit, upright
 from videosafety.lmms_eval_tasks.whole_images import whole_images_only
 
 BACKENDS = ("pyav", "torchcodec", "decord")
@@ -30,13 +30,8 @@ OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,gif,flv,asf,ogg,h264,hevc",
 }
 MAX_FILE_BYTES = 2 << 30
-MAX_FRAME_PIXELS = 8192 * 4320
-MAX_SECONDS_TO_DECODE = 120.0
+SECONDS_TO_DECODE = 120.0, 3600.0  # at least, at most; between them a video may take as long as it lasts
 MAX_PACKETS = 2_000_000
-
-
-class MediaError(Exception):
-    """A media file that cannot be shown to the model. The message is one line that a user can act on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +108,8 @@ def decode(path: str | os.PathLike[str], sampling: Sampling, backend: str = "pya
     """The sampled frames of a local video file.
 
     Raises:
-        MediaError: missing, empty, too large, not a video, no frames, truncated before a sampled frame, or too slow to decode.
+        MediaError: missing, empty, too large, not a video, no frames, truncated before a sampled frame, too slow to decode, sampled frames
+            that take more than MAX_CLIP_BYTES or change their size, or stored turned where the backend is not pyav.
         ValueError: unknown backend.
     """
     if backend not in BACKENDS:
@@ -121,8 +117,14 @@ def decode(path: str | os.PathLike[str], sampling: Sampling, backend: str = "pya
     file = checked_file(path)
     timeline = read_timeline(file)
     indices = sample_indices(timeline, sampling)
-    frames = {"pyav": _pyav, "torchcodec": _torchcodec, "decord": _decord}[backend](file, timeline, indices, sampling.max_pixels)
-    return Clip(np.stack(frames), indices, [timeline.seconds[i] for i in indices], len(timeline.seconds), timeline.fps, timeline.duration)
+    frames = Frames(file, indices, sampling.max_pixels)
+    if backend == "pyav":
+        _pyav(file, timeline, frames)
+    else:
+        _refuse_turned(file, backend)
+        {"torchcodec": _torchcodec, "decord": _decord}[backend](file, frames)
+    seconds = [timeline.seconds[i] for i in indices]
+    return Clip(frames.whole(), indices, seconds, len(timeline.seconds), timeline.fps, timeline.duration)
 
 
 def checked_file(path: str | os.PathLike[str]) -> Path:
@@ -179,36 +181,68 @@ def _video_stream(container: av.container.InputContainer, file: Path) -> av.vide
     return stream
 
 
-def _pyav(file: Path, timeline: Timeline, indices: Sequence[int], max_pixels: int | None) -> list[np.ndarray]:
+def time_allowed(duration: float) -> float:
+    """Seconds that the decoding of a video of `duration` seconds may take."""
+    least, most = SECONDS_TO_DECODE
+    return max(least, min(duration, most))
+
+
+def _pyav(file: Path, timeline: Timeline, frames: Frames) -> None:
     """Decode forward, and jump to the key frame before the next wanted frame wherever a whole group of pictures can be skipped."""
-    deadline = time.monotonic() + MAX_SECONDS_TO_DECODE
-    wanted = {_tick(timeline.seconds[i]): i for i in indices}
-    found: dict[int, np.ndarray] = {}
+    allowed = time_allowed(timeline.duration)
+    deadline = time.monotonic() + allowed
+    try:
+        _decode_runs(file, timeline, _runs(timeline, frames.indices), frames, deadline)
+        if frames.missing:  # a seek can miss its key frame, and does in MPEG-TS, which has no index: then from the start, without seeks
+            _decode_runs(file, timeline, [frames.indices], frames, deadline)
+    except av.error.FFmpegError as error:
+        found = len(frames.indices) - len(frames.missing)
+        raise MediaError(f"{file}: decoding failed after {found} of {len(frames.indices)} frames ({error.strerror})") from error
+    except TimeoutError as error:
+        raise MediaError(f"{file}: decoding took over {allowed:.0f} s") from error
+
+
+def _decode_runs(file: Path, timeline: Timeline, runs: list[list[int]], frames: Frames, deadline: float) -> None:
+    """Add the frames of these runs; those behind a seek that came out too late are left missing. Raises TimeoutError after the deadline."""
+    wanted = {_tick(timeline.seconds[i]): i for i in frames.indices}
+    with av.open(str(file), options=OPEN_OPTIONS) as container:
+        stream = _video_stream(container, file)
+        frames.room(stream.height, stream.width)
+        stream.thread_type = "AUTO"
+        base = float(stream.time_base or 1)
+        for run in runs:
+            key = bisect.bisect_right(timeline.keys, run[0]) - 1
+            sought = None if key <= 0 or len(runs) == 1 else timeline.seconds[timeline.keys[key]]
+            if sought is not None:
+                container.seek(round(sought / base) + timeline.start, stream=stream)
+            for frame in container.decode(stream):
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                if stamp is None:
+                    continue
+                tick = _tick((stamp - timeline.start) * base)
+                if sought is not None and tick > _tick(sought):
+                    break
+                sought = None
+                index = wanted.get(tick)
+                if index is not None and index in frames.missing:
+                    frames.add(index, upright(frame.to_ndarray(format="rgb24"), display_matrix(frame)))
+                if frames.missing.isdisjoint(run):
+                    break
+
+
+def _refuse_turned(file: Path, backend: str) -> None:
+    """Raises MediaError for a video that has to be turned for showing: decoders other than PyAV do so, or not, as their version likes."""
     try:
         with av.open(str(file), options=OPEN_OPTIONS) as container:
-            stream = _video_stream(container, file)
-            stream.thread_type = "AUTO"
-            base = float(stream.time_base or 1)
-            for run in _runs(timeline, indices):
-                key = bisect.bisect_right(timeline.keys, run[0]) - 1
-                if key > 0:
-                    container.seek(round(timeline.seconds[timeline.keys[key]] / base) + timeline.start, stream=stream)
-                for frame in container.decode(stream):
-                    if time.monotonic() > deadline:
-                        raise MediaError(f"{file}: decoding took over {MAX_SECONDS_TO_DECODE:.0f} s")
-                    stamp = frame.pts if frame.pts is not None else frame.dts
-                    if stamp is None:
-                        continue
-                    index = wanted.get(_tick((stamp - timeline.start) * base))
-                    if index is not None and index not in found:
-                        found[index] = fit(frame.to_ndarray(format="rgb24"), max_pixels)
-                    if all(i in found for i in run):
-                        break
+            matrix = next(display_matrix(frame) for frame in container.decode(_video_stream(container, file)))
     except av.error.FFmpegError as error:
-        raise MediaError(f"{file}: decoding failed after {len(found)} of {len(indices)} frames ({error.strerror})") from error
-    if len(found) < len(indices):
-        raise MediaError(f"{file}: truncated, only {len(found)} of {len(indices)} sampled frames could be decoded")
-    return [found[i] for i in indices]
+        raise MediaError(f"{file}: not a readable video ({error.strerror or type(error).__name__})") from error
+    except StopIteration as error:
+        raise MediaError(f"{file}: the video has no frames") from error
+    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise MediaError(f"{file}: phones store video turned, and {backend} may show this one on its side; use video_backend=pyav")
 
 
 def _tick(seconds: float) -> int:
@@ -227,24 +261,26 @@ def _runs(timeline: Timeline, indices: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def _torchcodec(file: Path, timeline: Timeline, indices: Sequence[int], max_pixels: int | None) -> list[np.ndarray]:
+def _torchcodec(file: Path, frames: Frames) -> None:
     from torchcodec.decoders import VideoDecoder
 
     try:
-        batch = VideoDecoder(str(file), dimension_order="NHWC").get_frames_at(indices=list(indices))
+        batch = VideoDecoder(str(file), dimension_order="NHWC").get_frames_at(indices=frames.indices)
     except (RuntimeError, IndexError) as error:
         raise MediaError(f"{file}: torchcodec could not decode it ({str(error).splitlines()[0]})") from error
-    return [fit(frame.numpy(), max_pixels) for frame in batch.data]
+    for index, frame in zip(frames.indices, batch.data, strict=True):
+        frames.add(index, frame.numpy())
 
 
-def _decord(file: Path, timeline: Timeline, indices: Sequence[int], max_pixels: int | None) -> list[np.ndarray]:
+def _decord(file: Path, frames: Frames) -> None:
     import decord
 
     try:
-        batch = decord.VideoReader(str(file), num_threads=1).get_batch(list(indices)).asnumpy()
+        batch = decord.VideoReader(str(file), num_threads=1).get_batch(frames.indices).asnumpy()
     except (decord.DECORDError, IndexError) as error:
         raise MediaError(f"{file}: decord could not decode it ({str(error).splitlines()[0]})") from error
-    return [fit(frame, max_pixels) for frame in batch]
+    for index, frame in zip(frames.indices, batch, strict=True):
+        frames.add(index, frame)
 
 
 def backend_problem(backend: str) -> str | None:
@@ -272,24 +308,14 @@ def backend_problem(backend: str) -> str | None:
     return None
 
 
-def fit(frame: np.ndarray, max_pixels: int | None) -> np.ndarray:
-    """The frame, uint8 [H, W, 3], scaled down (bicubic, aspect kept) to at most `max_pixels` pixels."""
-    height, width = frame.shape[:2]
-    if max_pixels is None or height * width <= max_pixels:
-        return frame
-    scale = (max_pixels / (height * width)) ** 0.5
-    size = (max(1, int(width * scale)), max(1, int(height * scale)))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-
-
 def load_image(image: str | os.PathLike[str] | Image.Image, max_pixels: int | None = None) -> Image.Image:
-    """An image as RGB, within the pixel budget. Raises MediaError where it is missing, corrupt or too large."""
+    """An image as RGB, turned as its EXIF says, within the pixel budget. Raises MediaError where it is missing, corrupt or too large."""
     try:
         with whole_images_only():
             opened = Image.open(checked_file(image)) if isinstance(image, (str, os.PathLike)) else image
             if opened.width * opened.height > MAX_FRAME_PIXELS:
                 raise MediaError(f"{image}: {opened.width}x{opened.height} is over the limit of {MAX_FRAME_PIXELS} pixels")
-            rgb = opened.convert("RGB")
+            rgb = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on hostile files
         raise MediaError(f"{image}: not a readable image ({error})") from error
     return Image.fromarray(fit(np.asarray(rgb), max_pixels)) if max_pixels else rgb
@@ -314,74 +340,48 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     return _digest(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
 
 
+VERSION = 2  # of how frames come out of a file. 2: turned as the file says
+
+
 class FrameCache:
-    """Clips on disk, keyed by the file's content, the sampling and the decoder; the last few stay in memory too.
+    """Clips on disk, keyed by the file's content, the sampling, the decoder and VERSION; the last few stay in memory too.
 
     Threads that ask for the same clip share one decode. `decodes` counts how often a video was really decoded.
     """
 
     def __init__(self, folder: Path, sampling: Sampling, backend: str = "pyav", max_bytes: int = 20 << 30) -> None:
-        self.folder, self.sampling, self.backend = folder, sampling, backend
+        self.sampling, self.backend = sampling, backend
         self.decodes = 0
         self._recent: OrderedDict[str, Clip] = OrderedDict()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
-        prune(folder, max_bytes)
+        self.store = FrameStore(folder, max_bytes)
 
     def get(self, path: str | os.PathLike[str]) -> Clip:
         """The clip, from memory, from disk, or decoded now. Raises MediaError as `decode` does; failures are never cached."""
         policy = "_".join(f"{key}{value}" for key, value in asdict(self.sampling).items())
-        key = f"{content_hash(path)}_{policy}_{self.backend}"
+        key = f"{content_hash(path)}_{policy}_{self.backend}_v{VERSION}"
         with self._guard:
             lock = self._locks[key]
         with lock:
             with self._guard:
                 clip = self._recent.get(key)
             if clip is None:
-                clip = self._load(self.folder / key[:2] / f"{key}.npz", path)
+                clip = self._load(key, path)
                 with self._guard:
                     self._recent[key] = clip
-                    while len(self._recent) > 8:
+                    while len(self._recent) > 8 or sum(c.frames.nbytes for c in self._recent.values()) > MAX_CLIP_BYTES:
                         self._recent.popitem(last=False)
             return clip
 
-    def _load(self, stored: Path, path: str | os.PathLike[str]) -> Clip:
-        clip = _read(stored)
-        if clip is None:
-            clip = decode(path, self.sampling, self.backend)
-            with self._guard:
-                self.decodes += 1
-            _write(stored, clip)
-        return clip
-
-
-def _read(file: Path) -> Clip | None:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
+    def _load(self, key: str, path: str | os.PathLike[str]) -> Clip:
+        stored = self.store.read(key)
+        if stored is not None:
             total, fps, duration = stored["facts"].tolist()
             return Clip(stored["frames"], stored["indices"].tolist(), stored["seconds"].tolist(), int(total), fps, duration)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # not there, or cut off while it was written, or damaged: decode again and replace it
-
-
-def _write(file: Path, clip: Clip) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.stem}.{os.getpid()}.{threading.get_ident()}.part")
-    facts = np.array([clip.total, clip.fps, clip.duration])
-    arrays = {"frames": clip.frames, "indices": np.array(clip.indices), "seconds": np.array(clip.seconds), "facts": facts}
-    # What np.savez_compressed does, at the fastest level: twice as fast, a quarter larger.
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
-                np.lib.format.write_array(out, array, allow_pickle=False)
-    os.replace(part, file)
-
-
-def prune(folder: Path, max_bytes: int) -> None:
-    """Remove the clips that were written longest ago until the folder holds at most `max_bytes`."""
-    files = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in folder.glob("*/*.npz")), reverse=True)
-    total = 0
-    for _, size, file in files:
-        total += size
-        if total > max_bytes:
-            file.unlink(missing_ok=True)
+        clip = decode(path, self.sampling, self.backend)
+        with self._guard:
+            self.decodes += 1
+        facts = np.array([clip.total, clip.fps, clip.duration])
+        self.store.write(key, {"frames": clip.frames, "indices": np.array(clip.indices), "seconds": np.array(clip.seconds), "facts": facts})
+        return clip

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 import threading
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from conftest import write_video
-from videosafety.lmms_eval_tasks import video
+from videosafety.lmms_eval_tasks import frame_store, frames, video
 from videosafety.lmms_eval_tasks.video import FrameCache, MediaError, Sampling, Timeline, decode, sample_indices
 
 
@@ -118,10 +124,11 @@ def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MediaError, match="over the limit"):
         decode(file, Sampling())
     monkeypatch.setattr(video, "MAX_FILE_BYTES", 1 << 30)
-    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 64)
-    with pytest.raises(MediaError, match="over the limit"):
-        decode(file, Sampling())
-    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 1 << 20)
+    for owner in (video, frames):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "MAX_FRAME_PIXELS", 64)
+            with pytest.raises(MediaError, match="over the limit"):
+                decode(file, Sampling())
     monkeypatch.setattr(video, "MAX_PACKETS", 3)
     with pytest.raises(MediaError, match="more than 3 frames"):
         decode(file, Sampling())
@@ -132,6 +139,114 @@ def test_pixel_budget_is_kept_and_the_aspect_too(tmp_path: Path) -> None:
     frames = decode(file, Sampling(max_pixels=2048)).frames
     assert frames.shape[1] * frames.shape[2] <= 2048
     assert frames.shape[2] / frames.shape[1] == pytest.approx(2, rel=0.05)
+
+
+def test_the_frames_of_a_clip_have_a_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_video(tmp_path / "clip.mp4", frames=32, size=(128, 64))  # four frames of 24,576 bytes
+    monkeypatch.setattr(frames, "MAX_CLIP_BYTES", 60_000)
+    monkeypatch.setattr(frames, "fit", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(MediaError, match=r"4 frames of 128x64 take .* set max_pixels, or a lower max_frames"):
+        decode(file, Sampling())
+    monkeypatch.undo()
+    monkeypatch.setattr(frames, "MAX_CLIP_BYTES", 60_000)
+    assert len(decode(file, Sampling(max_pixels=2048)).frames) == 4
+    assert len(decode(file, Sampling(max_frames=2)).frames) == 2
+
+
+def test_frames_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    made = frames.Frames(tmp_path / "clip.mp4", [0, 1], None)
+    made.add(0, np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(MediaError, match="not of one size"):
+        made.add(1, np.zeros((6, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(max_frames=6)], ids=["every second", "6 frames"])
+def test_a_seek_that_lands_behind_its_key_frame_loses_nothing(tmp_path: Path, codec: str, sampling: Sampling) -> None:
+    """MPEG-TS has no index: a seek in it is a guess."""
+    clip = decode(write_video(tmp_path / "clip.ts", frames=500, fps=25, gop=12, codec=codec), sampling)
+    assert len(clip.indices) == min(20, sampling.max_frames)
+    assert shown(clip) == [round(7 * i % 256 / 7) for i in clip.indices]
+
+
+@pytest.mark.parametrize(("lasts", "allowed"), [(0, 120), (20, 120), (1800, 1800), (3600, 3600), (1e9, 3600)])
+def test_a_long_video_has_more_time_to_decode(lasts: float, allowed: float) -> None:
+    assert video.time_allowed(lasts) == allowed
+
+
+def test_decoding_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "SECONDS_TO_DECODE", (0.0, 0.0))
+    with pytest.raises(MediaError, match="took over 0 s"):
+        decode(write_video(tmp_path / "clip.mp4"), Sampling())
+
+
+def turned(file: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """The MP4 file with another display matrix in its track header."""
+
+    def stored(a: int, b: int, c: int, d: int) -> bytes:
+        return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+
+    head, found, tail = file.read_bytes().rpartition(stored(1, 0, 0, 1))
+    assert found
+    file.write_bytes(head + stored(*matrix) + tail)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown_as"),
+    [
+        ((1, 0, 0, 1), lambda f: f),
+        ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),
+        ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda f: f.transpose(1, 0, 2)),
+    ],
+    ids=["upright", "clockwise", "upside down", "anticlockwise", "mirrored", "flipped", "transposed"],
+)
+def test_frames_are_turned_as_the_file_says(
+    tmp_path: Path, matrix: tuple[int, int, int, int], shown_as: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    file = write_video(tmp_path / "clip.mp4")
+    wanted = [shown_as(frame) for frame in decode(file, Sampling()).frames]
+    assert np.array_equal(decode(turned(file, matrix), Sampling()).frames, wanted)
+
+
+def test_a_clockwise_turn_brings_the_left_side_up(tmp_path: Path) -> None:
+    frame = decode(turned(write_video(tmp_path / "clip.mp4", size=(64, 48)), (0, 1, -1, 0)), Sampling()).frames[1]
+    assert frame.shape == (64, 48, 3)
+    assert frame[:30].mean() > 50 > 5 > frame[34:].mean()
+
+
+@pytest.mark.parametrize("backend", ["torchcodec", "decord"])
+def test_other_decoders_refuse_turned_video(tmp_path: Path, backend: str) -> None:
+    if problem := video.backend_problem(backend):
+        pytest.skip(problem)
+    with pytest.raises(MediaError, match="use video_backend=pyav"):
+        decode(turned(write_video(tmp_path / "clip.mp4"), (0, 1, -1, 0)), Sampling(), backend)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (60, 40)), (3, (60, 40)), (6, (40, 60)), (8, (40, 60)), (99, (60, 40))])
+def test_images_are_turned_as_their_exif_says(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+    stored, exif = Image.new("RGB", (60, 40), "black"), Image.Exif()
+    stored.paste("white", (0, 0, 20, 40))
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "image.jpg", exif=exif)
+    image = video.load_image(tmp_path / "image.jpg")
+    assert image.size == size
+    bright = {1: (5, 20), 3: (55, 20), 6: (20, 5), 8: (20, 55), 99: (5, 20)}[orientation]
+    assert image.getpixel(bright) > (200, 200, 200)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"", b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 20],
+    ids=["empty", "no header", "garbage", "entries cut off"],
+)
+def test_an_image_with_damaged_exif_is_shown_as_stored(tmp_path: Path, exif: bytes) -> None:
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "image.jpg", exif=exif)
+    assert video.load_image(tmp_path / "image.jpg").size == (60, 40)
 
 
 @pytest.mark.parametrize("bad", [{"fps": 0}, {"fps": -1}, {"max_frames": 0}, {"max_pixels": 10}])
@@ -193,10 +308,60 @@ class TestCache:
         write_video(file)
         assert shown(cache.get(file)) == [0, 8]
 
+    def test_clips_of_an_earlier_version_are_not_served(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = write_video(tmp_path / "clip.mp4")
+        with monkeypatch.context() as patch:
+            patch.setattr(video, "VERSION", 1)
+            FrameCache(tmp_path / "cache", Sampling()).get(file)
+        cache = FrameCache(tmp_path / "cache", Sampling())
+        cache.get(file)
+        assert cache.decodes == 1
+
+    def test_clips_in_memory_have_a_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(video, "MAX_CLIP_BYTES", 40_000)  # two of these clips
+        cache = FrameCache(tmp_path / "cache", Sampling())
+        for n in range(4):
+            cache.get(write_video(tmp_path / f"{n}.mp4", frames=16 + n))
+        assert sum(clip.frames.nbytes for clip in cache._recent.values()) <= 40_000
+
+    def test_the_limit_of_bytes_is_kept_during_a_run(self, tmp_path: Path) -> None:
+        cache = FrameCache(tmp_path / "cache", Sampling(), max_bytes=3000)
+        for n in range(8):
+            cache.get(write_video(tmp_path / f"{n}.mp4", frames=8 + n))
+            assert sum(f.stat().st_size for f in (tmp_path / "cache").glob("*/*")) <= 3000
+        assert list((tmp_path / "cache").glob("*/*.npz")), "the limit must leave room for some"
+
+    def test_a_full_disk_costs_the_cache_only(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(file: Path, arrays: dict[str, np.ndarray]) -> None:
+            file.write_bytes(b"half a")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(frame_store, "_write", full)
+        cache = FrameCache(tmp_path / "cache", Sampling())
+        for n in range(3):
+            assert shown(cache.get(write_video(tmp_path / f"{n}.mp4", frames=16 + n)))[:2] == [0, 8]
+        (warning,) = caplog.messages
+        assert "No space left on device" in warning
+        assert not [f for f in (tmp_path / "cache").glob("*/*") if f.is_file()]
+
+    def test_parts_count_and_go_once_their_run_is_gone(self, tmp_path: Path) -> None:
+        folder = tmp_path / "cache" / "ab"
+        folder.mkdir(parents=True)
+        now = time.time()
+        for name, age in {"old.1.part": 7200, "new.2.part": 5, "clip.npz": 10}.items():
+            (folder / name).write_bytes(bytes(100))
+            os.utime(folder / name, (now - age, now - age))
+        frame_store.prune(tmp_path / "cache", 250)
+        assert sorted(f.name for f in folder.iterdir()) == ["clip.npz", "new.2.part"]
+        frame_store.prune(tmp_path / "cache", 150)
+        assert [f.name for f in folder.iterdir()] == ["new.2.part"]
+
     def test_the_oldest_go_when_the_folder_is_full(self, tmp_path: Path) -> None:
         for n in range(4):
             FrameCache(tmp_path / "cache", Sampling()).get(write_video(tmp_path / f"{n}.mp4", frames=8 + n))
-        video.prune(tmp_path / "cache", 0)
+        frame_store.prune(tmp_path / "cache", 0)
         assert not list((tmp_path / "cache").glob("*/*.npz"))
 
 

@@ -184,7 +184,7 @@ def test_each_video_is_decoded_and_seen_once(family: str, tmp_path: Path, monkey
     trainer = cases.trainer(
         tmp_path, made, family=family, per_device_train_batch_size=6, gradient_accumulation_steps=2, num_iterations=2, max_steps=2
     )
-    trainer.encoder.frames.folder = tmp_path / "frames"
+    trainer.encoder.frames.store.folder = tmp_path / "frames"
     seen: list[str] = []
     for name, model in {"policy": trainer.model, "reference": trainer.ref_model}.items():
         tower = next(m for n, m in model.named_modules() if n.endswith(("vision_model", "vision_tower", "visual")))
