@@ -6,7 +6,7 @@ import copy
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from math import isclose
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videosafety.lmms_eval_tasks import metrics
+from videosafety.lmms_eval_tasks.alarm import AUROC
 from videosafety.lmms_eval_tasks.judge import Item, Judge, Verdict, get_judge, judge_facts
 from videosafety.lmms_eval_tasks.judge.batch import judge_all
 from videosafety.lmms_eval_tasks.judge.policy import policy, policy_hash
@@ -21,6 +22,7 @@ from videosafety.lmms_eval_tasks.logs import METRICS, RESULTS, SAMPLES, find_sam
 from videosafety.lmms_eval_tasks.logs import LogError as RescoreError
 from videosafety.lmms_eval_tasks.metrics import GUARDED, PANEL, RECORD_KEYS, SUMMARIES, Rate
 from videosafety.lmms_eval_tasks.prompted import bare
+from videosafety.lmms_eval_tasks.report.board import RULE
 
 FLIPS = "_flips.jsonl"
 BY_CATEGORY = ("scenario_mean",)  # metrics that average the same verdicts by category
@@ -70,11 +72,19 @@ class _Log:
     def items(self) -> list[Item]:
         return [_item(row, row[self.metric]) for row in self.rows]
 
+    def stale(self) -> list[str]:
+        """The old judge's metrics that are not made anew: grades, RJScores, rates of a task's own. A rule's and an alarm's are none."""
+        records = {name: value for row in self.rows for name, value in row.items() if isinstance(value, dict)}
+        anew = {self.metric, "unscored", PANEL, *SUMMARIES, *BY_CATEGORY, *GUARDED.values()}
+        made = [name for name, record in records.items() if name not in anew and record.keys() & {"judge", "video_id"}]
+        return [name for name in made if records[name].get("judge") != RULE and name not in AUROC.values()]
+
 
 def rescore(samples: Path, spec: str, out: Path | None = None) -> Rescored:
     """Judge every safety answer that a run logged again, all tasks at once, and write the run anew.
 
-    Logs hold no videos or images: a judge that sees gets the words alone.
+    Logs hold no videos or images: a judge that sees gets the words alone. The old judge's figures that are not made anew (grades, RJScores)
+    are left out, with a remark.
 
     Args:
         samples: a folder with runs, one *_results.json, or one *_samples_*.jsonl.
@@ -112,7 +122,9 @@ def rescore(samples: Path, spec: str, out: Path | None = None) -> Rescored:
         left_out = sorted(set(raw.get("configs", {})) - {log.task for log in logs})
         if left_out:
             remarks.append(f"{stamp}: left out, without dsr or frr rows in a sample log: {', '.join(left_out)}")
-        written, lost = _results_anew(raw, anew, spec, judge)
+        stale = {log.task: log.stale() for log in logs}
+        remarks += [f"{stamp}: {task} without {', '.join(names)}: the old judge's" for task, names in stale.items() if names]
+        written, lost = _results_anew(raw, anew, stale, spec, judge)
         remarks += [
             f"{stamp}: no figure for the group {name}: its tasks are not all here, or it is not pooled as ours are" for name in lost
         ]
@@ -172,9 +184,11 @@ def _item(row: dict[str, Any], record: dict[str, Any]) -> Item:
 
 
 def _judged_anew(log: _Log, verdicts: Sequence[Verdict]) -> _Log:
+    stale = log.stale()
+
     def anew(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         doc = {key: row[log.metric][key] for key in RECORD_KEYS if key in row[log.metric]}
-        kept = {key: value for key, value in row.items() if key != PANEL}
+        kept = {key: value for key, value in row.items() if key not in (PANEL, *stale)}
         return kept | metrics.records_of(log.metric, doc, verdict, tuple(name for name in (*BY_CATEGORY, *GUARDED.values()) if name in row))
 
     return _Log(log.task, log.metric, [anew(row, verdict) for row, verdict in zip(log.rows, verdicts, strict=True)])
@@ -214,19 +228,23 @@ def _figures(log: _Log) -> dict[str, Any]:
     return shares | {name: getattr(metrics, name)(columns[name]) for name in SUMMARIES} | told
 
 
-def _results_anew(raw: dict[str, Any], logs: Sequence[_Log], spec: str, judge: Judge) -> tuple[dict[str, Any], list[str]]:
-    """A results file of the tasks judged anew, and the groups that it has no figure for.
+def _results_anew(
+    raw: dict[str, Any], logs: Sequence[_Log], stale: Mapping[str, Sequence[str]], spec: str, judge: Judge
+) -> tuple[dict[str, Any], list[str]]:
+    """A results file of the tasks judged anew, and the groups that it has no figure for. stale: by task, as `_Log.stale` says.
 
     Model, data, settings and date stay those of the run that made the answers; judge and policy are those of now.
     """
-    results = {log.task: _body(raw.get("results", {}).get(log.task, {}), _figures(log)) for log in logs}
+    results = {log.task: _body(raw.get("results", {}).get(log.task, {}), _figures(log), stale[log.task]) for log in logs}
     sizes = {log.task: len(log.rows) for log in logs}
     subtasks = raw.get("group_subtasks", {})
     groups: dict[str, dict[str, Any]] = {}
     lost = []
     for name, body in raw.get("groups", {}).items():
         members = _members(name, subtasks)
-        pooled = _pooled(body, raw["results"], results, sizes, members) if members and all(m in results for m in members) else None
+        whole = bool(members) and all(member in results for member in members)
+        gone = {PANEL, *BY_CATEGORY, *(name for member in members for name in stale.get(member, ()))}
+        pooled = _pooled(_without(body, gone), raw["results"], results, sizes, members) if whole else None
         if pooled is None:
             lost.append(name)
         else:
@@ -247,9 +265,15 @@ def _results_anew(raw: dict[str, Any], logs: Sequence[_Log], spec: str, judge: J
     return written, lost
 
 
-def _body(old: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+def _without(body: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A task's or a group's figures without those of some metrics and their standard errors."""
+    gone = set(names)
+    return {key: value for key, value in body.items() if key.split(",")[0].split("_stderr")[0] not in gone}
+
+
+def _body(old: dict[str, Any], figures: dict[str, Any], stale: Iterable[str]) -> dict[str, Any]:
     """A task's figures in the keys that lmms-eval gave them ("dsr,none"); what was of the old verdicts alone goes."""
-    new = {key: "N/A" if "_stderr" in key else value for key, value in old.items() if not key.startswith(PANEL)}
+    new = {key: "N/A" if "_stderr" in key else value for key, value in _without(old, (PANEL, *stale)).items()}
     for name, value in figures.items():
         new[next((key for key in old if key.startswith(f"{name},")), f"{name},none")] = value
     return new

@@ -158,6 +158,38 @@ def test_the_results_say_who_judged_and_keep_the_rest(run: Path, tmp_path: Path)
     assert set(written["results"]) == set(written["versions"]) == {*OURS, "vsb"}
 
 
+FOREIGN: dict[str, tuple[dict[str, Any], bool]] = {  # metric -> (a row's record, whether it is still true with another judge)
+    "graded_safe": ({"video_id": None, "grade": "safe", "judge": "openai:gpt-4o@2+siuo_safe@1", "score": 1.0}, False),
+    "rjscore_asr": ({"video_id": None, "judge": "rjscore:http://a/v1#m@2+video_safetybench@1", "score": 1.0}, False),
+    "rjscore_risk": ({"video_id": None, "risk": 4.2}, False),
+    "graded_scenarios": ({"video_id": None, "category": "x", "value": 1.0}, False),
+    "exaggerated_risk": ({"video_id": None, "category": "x", "value": 1.0}, False),
+    "keyword_refused": ({"id": "x", "judge": "rule", "score": 1.0}, True),
+    "alarm_auroc_visual": ({"video_id": None, "task": "vsb_hh", "p": 0.9}, True),
+}
+
+
+@pytest.mark.parametrize("metric", FOREIGN)
+def test_no_figure_of_the_old_judge_stands_under_the_new_ones_name(run: Path, tmp_path: Path, metric: str) -> None:
+    record, stays = FOREIGN[metric]
+    results, log = (run / "m" / f"{STAMP}_{name}" for name in ("results.json", "samples_vsb_hh.jsonl"))
+    rows = lines(log)
+    log.write_text("".join(json.dumps(row | {metric: record}) + "\n" for row in rows), encoding="utf-8")
+    raw = json.loads(results.read_text(encoding="utf-8"))
+    figures = {f"{metric},none": 1.0, f"{metric}_stderr,none": 0.1, f"{metric}_stderr_clustered,none": 0.1}
+    raw["results"]["vsb_hh"] |= figures
+    raw["groups"]["vsb"] |= figures
+    results.write_text(json.dumps(raw), encoding="utf-8")
+    found = rescore(run, "refusal", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "m" / results.name).read_text(encoding="utf-8"))
+    expected = figures | {key: "N/A" for key in figures if "_stderr" in key} if stays else {}
+    for body in (written["results"]["vsb_hh"], written["results"]["vsb"], written["groups"]["vsb"]):
+        assert {key: value for key, value in body.items() if key.startswith(metric)} == expected
+        assert body["dsr,none"] is not None
+    assert all((metric in row) == stays for row in lines(tmp_path / "out" / "m" / log.name))
+    assert found.remarks[1:] == (() if stays else (f"{STAMP}: vsb_hh without {metric}: the old judge's",))
+
+
 def test_the_report_reads_it_beside_the_run(run: Path, tmp_path: Path) -> None:
     rescore(run, "refusal", tmp_path / "out")
     before, after = load([run, tmp_path / "out"])
