@@ -167,24 +167,54 @@ def stage_problems(row: Mapping[str, Any], stage: str) -> list[str]:
 def cross_problems(places: Sequence[Place]) -> list[str]:
     """What is wrong between rows: an id twice, and labels that differ for the same media or for the same words."""
     found: list[str] = []
-    seen: dict[tuple[str, Any], Place] = {}
+    seen: dict[str, Place] = {}
     for place in places:
-        row: Mapping[str, Any] = place.row
-        keys: dict[str, Any] = {"id": row["id"]}
-        if row["visual_label"] is not None and (media := tuple(sorted(row["videos"] + row["images"]))):
-            keys["visual_label"] = media
-        if row["textual_label"] is not None:
-            keys["textual_label"] = tuple(_words(text) for text in user_turns(row))
-        for name, key in keys.items():
-            where, other = seen.setdefault((name, key), place)
-            if other is place.row:
+        if (other := seen.setdefault(place.row["id"], place)) is not place:
+            found.append(f"{place.where}: the id {place.row['id']!r:.80} is that of {other.where} too")
+    return found + _contradictions(places)
+
+
+def held_out_problems(rows: Sequence[Row], held_out: Sequence[Row]) -> list[str]:
+    """What is wrong between sound rows to train on and those held out: one that is in both, by source and id or by what it asks and shows,
+    and labels that differ for the same media or for the same words."""
+    found: list[str] = []
+    known = {key: row for row in rows for key in _identities(row)}
+    for row in held_out:
+        if other := next((known[key] for key in _identities(row) if key in known), None):
+            found.append(f"eval_data, {_name(row)}: is in data too, as {_name(other)}; hold it out")
+    places = [Place(f"{where}, {_name(row)}", row) for where, some in (("data", rows), ("eval_data", held_out)) for row in some]
+    return found + _contradictions(places)
+
+
+def _identities(row: Row) -> list[tuple[Any, ...]]:
+    return [("id", row["source"], row["id"]), ("asked", _asked(row), _shown(row))]
+
+
+def _name(row: Row) -> str:
+    return f"row {row['id']} of {row['source']}"
+
+
+def _contradictions(places: Sequence[Place]) -> list[str]:
+    found: list[str] = []
+    seen: dict[tuple[str, Any], Place] = {}
+    for where, row in places:
+        values: Mapping[str, Any] = row
+        for name, key in {"visual_label": _shown(row), "textual_label": _asked(row)}.items():
+            if values[name] is None or not key:
                 continue
-            if name == "id":
-                found.append(f"{place.where}: the id {row['id']!r:.80} is that of {where} too")
-            elif (was := dict(other)[name]) != row[name]:
+            other = seen.setdefault((name, key), Place(where, row))
+            if (was := dict(other.row)[name]) != values[name]:
                 same = " + ".join(key) if name == "visual_label" else row["prompt"]
-                found.append(f"{place.where}: {name} is {row[name]}, but {was} in {where} for the same {same!r:.80}; correct one")
+                found.append(f"{where}: {name} is {values[name]}, but {was} in {other.where} for the same {same!r:.80}; correct one")
     return found
+
+
+def _shown(row: Row) -> tuple[str, ...]:
+    return tuple(sorted(row["videos"] + row["images"]))
+
+
+def _asked(row: Row) -> tuple[str, ...]:
+    return tuple(_words(text) for text in user_turns(row))
 
 
 def _words(text: str) -> str:

@@ -18,7 +18,7 @@ from videosafety.hf_models.fold import copy_processor
 from videosafety.lmms_eval_tasks.data import cache_dir
 from videosafety.lmms_eval_tasks.video import FrameCache, Sampling
 from videosafety.training_recipes.collate import Encoder
-from videosafety.training_recipes.data import DataError, load
+from videosafety.training_recipes.data import fail, held_out_problems, load
 from videosafety.training_recipes.run import dry_run, finish, train
 from videosafety.training_recipes.schema import STAGES, Row
 
@@ -111,6 +111,8 @@ def parse(argv: Sequence[str] | None, settings: Any, *more: Any) -> tuple[Any, .
         raise ValueError(f"--config {error.filename} cannot be read: {error.strerror}") from error
     if not recipe.train:
         raise ValueError(f"train is empty: name the parts that learn, of {', '.join(PARTS)}")
+    if recipe.eval_data and config.eval_strategy == "no":
+        raise ValueError("eval_data is there, and eval_strategy is `no`: set it to steps or epoch, or leave eval_data out")
     config.remove_unused_columns = False  # it would take every key of a row that the model's forward does not name, before the collator
     if config.data_seed is None:  # the order of rows would hang on the process's random state, and a resumed run's rows be others
         config.data_seed = config.seed
@@ -125,15 +127,14 @@ def load_rows(recipe: Recipe) -> tuple[list[Row], list[Row] | None]:
     """The rows to train on and those held out, checked, with all media there; before a model is loaded.
 
     Raises:
-        DataError: every problem with its file and row, missing media, or held-out rows that are trained on too.
+        DataError: every problem with its file and row, missing media, or held-out rows that are trained on too (by id, or by what they ask
+            and show) or labelled otherwise.
     """
     rows = load(recipe.data, recipe.stage, recipe.data_root)
     if not recipe.eval_data:
         return rows, None
     held_out = load(recipe.eval_data, recipe.stage, recipe.data_root)
-    known = {(row["source"], row["id"]) for row in rows}
-    if both := [f"{row['source']}, id {row['id']}" for row in held_out if (row["source"], row["id"]) in known]:
-        raise DataError(f"videosafety: {len(both)} row(s) of eval_data are in data too, {both[0]} for one: hold them out")
+    fail(held_out_problems(rows, held_out))
     return rows, held_out
 
 

@@ -168,7 +168,9 @@ def test_lora_refers_to_the_base_with_its_adapter_off(world: Path, tmp_path: Pat
 
 
 def test_held_out_rows_are_scored(world: Path, tmp_path: Path) -> None:
-    held_out = write_rows([{**row, "id": f"held-{row['id']}"} for row in preferences(2)], world / "held.jsonl")  # type: ignore[list-item]
+    held_out = write_rows(
+        [{**row, "id": f"held-{row['id']}", "prompt": f"Now: {row['prompt']}"} for row in preferences(2)], world / "held.jsonl"
+    )  # type: ignore[list-item]
     more = {"eval_data": held_out, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
     dpo.main(command(world / "videollama3", world / "rows.jsonl", tmp_path / "out", **more))
     log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]

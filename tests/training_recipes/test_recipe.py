@@ -78,11 +78,51 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         sft.main(written(tmp_path, output_dir=str(tmp_path)))
 
 
-def test_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
-    save([row(0), row(1)], tmp_path / "a.jsonl")
-    save([row(1)], tmp_path / "b.jsonl")
-    with pytest.raises(DataError, match="1 row\\(s\\) of eval_data are in data too, test, id 1"):
-        load_rows(recipe(stage="sft", train=["language_model"], data=[str(tmp_path / "a.jsonl")], eval_data=[str(tmp_path / "b.jsonl")]))
+TALK = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+TRAINED = {"videos": ["a.mp4"], "visual_label": 0, "textual_label": 0, "prompt": "What is it?"}
+HELD_OUT: dict[str, tuple[dict[str, Any], str | None]] = {
+    "the same row": ({}, "is in data too, as row 1 of test; hold it out"),
+    "the same row without its id": ({"id": "b-1", "source": "b"}, "eval_data, row b-1 of b: is in data too, as row 1 of test"),
+    "another answer": ({"id": "9", "completion": "A dog."}, "is in data too, as row 1 of test"),
+    "other white space, and a placeholder": ({"id": "9", "prompt": "<video>\nWhat  is it?"}, "is in data too, as row 1 of test"),
+    "its id alone": ({"prompt": "Who?", "videos": ["b.mp4"]}, "is in data too, as row 1 of test"),
+    "another visual label": ({"id": "9", "prompt": "Who?", "visual_label": 1}, "visual_label is 1, but 0 in data, row 1 of test"),
+    "another textual label": ({"id": "9", "videos": ["b.mp4"], "textual_label": 1}, "textual_label is 1, but 0 in data, row 1 of test"),
+    "the words with another clip": ({"id": "9", "videos": ["b.mp4"]}, None),
+    "the clip with other words": ({"id": "9", "prompt": "Who?"}, None),
+    "after other turns": ({"id": "9", "history": TALK}, None),
+    "an id of another set": ({"source": "b", "prompt": "Who?"}, None),
+}
+
+
+@pytest.mark.parametrize(("values", "said"), HELD_OUT.values(), ids=HELD_OUT)
+def test_held_out_rows_are_not_trained_on_and_agree_with_what_is(values: dict[str, Any], said: str | None, tmp_path: Path) -> None:
+    save([row(0), row(1, **TRAINED)], tmp_path / "a.jsonl")
+    save([row(1, **TRAINED | values)], tmp_path / "b.jsonl")
+    files = {"data": [str(tmp_path / "a.jsonl")], "eval_data": [str(tmp_path / "b.jsonl")]}
+    what = recipe(stage="sft", train=["language_model"], **files)
+    if said is None:
+        assert len(load_rows(what)[1] or []) == 1
+        return
+    with pytest.raises(DataError) as error:
+        load_rows(what)
+    assert said in str(error.value)
+
+
+def test_a_copy_of_rows_without_ids_is_not_held_out(tmp_path: Path) -> None:
+    """Ids are then made of the file's name, and would be others."""
+    for name in ("train", "held_out"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "Why?", "completion": "A cat."}\n{"prompt": "Who?", "completion": "A dog."}\n')
+    files = {"data": [str(tmp_path / "train.jsonl")], "eval_data": [str(tmp_path / "held_out.jsonl")]}
+    with pytest.raises(DataError, match="2 problem"):
+        load_rows(recipe(stage="sft", train=["language_model"], **files))
+
+
+def test_held_out_rows_that_would_never_be_evaluated_are_refused(tmp_path: Path) -> None:
+    given = {"eval_data": ["b.jsonl"], "output_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="eval_data is there, and eval_strategy is `no`: set it to steps or epoch"):
+        parse(written(tmp_path, **given), sft.SFTSettings)
+    assert parse(written(tmp_path, **given, eval_strategy="epoch"), sft.SFTSettings)[0].eval_data == ["b.jsonl"]
 
 
 # --- models ------------------------------------------------------------------------------------------------------------------------

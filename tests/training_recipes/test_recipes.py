@@ -62,9 +62,10 @@ def tried(file: Path, files: dict[str, Path], models: dict[str, Path], out: Path
     model = models["qwen2_5_vl" if "qwen" in file.parent.name else "videollama3"]
     rows = files[ROWS[smoke.stage_of(file)]]
     given = {"model": model, "data": [str(rows)], "data_root": str(rows.parent), "output_dir": out, "dry_run": True, "report_to": "none"}
-    if "eval_data" in values(file):  # held-out rows are other rows: the same with other ids
+    if "eval_data" in values(file):  # held-out rows are other rows: other ids and other words
         held_out = out.with_suffix(".jsonl")
-        held_out.write_text(re.sub(r'"id": "', '"id": "held-out-', rows.read_text(encoding="utf-8")), encoding="utf-8")
+        text = rows.read_text(encoding="utf-8").replace('"id": "', '"id": "held-out-').replace('"prompt": "', '"prompt": "Now: ')
+        held_out.write_text(text, encoding="utf-8")
         given["eval_data"] = [str(held_out)]
     return smoke.arguments(file, **given)
 
