@@ -34,6 +34,9 @@ def model(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Pattern of what to leave out, such as 'checkpoint-*'. May be repeated.")
     ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Pattern of rows (.jsonl, .parquet, .csv) and media that are to go up. May be repeated.")
+    ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Show it to everyone once it is checked. Else a new repository is private.")
     ] = False,
@@ -46,7 +49,8 @@ def model(
 ) -> None:
     """Publish a checkpoint: weights, code, processor and a card made from its files.
 
-    Refuses pickles, secrets, a missing licence and broken code. It is done when a fresh process has loaded what went up, with equal logits.
+    Refuses pickles, secrets, rows, media, a missing licence and broken code. It is done when a fresh process has loaded what went up, with
+    equal logits.
 
     videosafety publish model runs/at_sft --repo ORG/NAME --license apache-2.0
     """
@@ -57,10 +61,12 @@ def model(
     try:
         if create_pr and (public or revision_tag):
             raise PublishError("--create-pr leaves the repository as it is: --public and --revision-tag are for when the change is merged")
-        made = plan(folder, repo, licence=licence, exclude=exclude or ())  # what is wrong here is said before the Hub is asked
+        made = plan(
+            folder, repo, licence=licence, exclude=exclude or (), include=include or ()
+        )  # what is wrong here is said before the Hub is asked
         kept = _kept(repo, dry_run)
         if kept is not None:
-            made = plan(folder, repo, licence=licence, exclude=exclude or (), kept=kept)
+            made = plan(folder, repo, licence=licence, exclude=exclude or (), include=include or (), kept=kept)
         for warning in made.warnings:
             Console(stderr=True).print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
         if dry_run:

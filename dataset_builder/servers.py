@@ -46,8 +46,8 @@ class Ask(Protocol):
 
 
 def call_key(server: Server, messages: Messages, parameters: Mapping[str, Any]) -> str:
-    """Identity of a question: model and revision, and all that is sent. Not the address: the
-    same model elsewhere says the same, and the config lets no two models have one name."""
+    """Identity of a question: model and revision, and all that is sent. Not the address: the same model elsewhere says the same,
+    and a config gives no two models one name."""
     return digest(server.model, server.revision, server.options, messages, dict(parameters), length=64)
 
 

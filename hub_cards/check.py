@@ -15,35 +15,23 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import get_token
 
+from videosafety.dataset_builder.ingest import VIDEO_SUFFIXES
 from videosafety.hf_models.checkpoint import first_line
 from videosafety.hub_cards.upload import PublishError
+from videosafety.lmms_eval_tasks.judge.redact import SECRETS
 
 Files = dict[str, Path]  # path in the repository -> file on the disk
 
 PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}  # the Hub's own scanner flags these
+ROWS = {".arrow", ".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"}  # what trainers and evaluations write prompts and answers into
+MEDIA = VIDEO_SUFFIXES | {".bmp", ".flac", ".jpeg", ".jpg", ".mp3", ".ogg", ".png", ".wav", ".webp"}
 ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 PICKLE_START = re.compile(rb"\x80[\x02-\x05]")  # the PROTO opcode, with which pickles begin since protocol 2 (PEP 307, 3154, 574)
 BLOCK, OVERLAP = 1 << 22, 1 << 12  # bytes read at once, and kept from one block to the next: no secret is longer
 BINARY_LIMIT = 64 << 20  # bytes: of a file that is not text, such as GGUF, the start is searched; its metadata stands there
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header: the format's own limit
 
-# Forms of keys, as their makers document them. `assigned` is for the rest: a name that says it is secret, and a value that could be.
-SECRETS = {
-    "a Hugging Face token": rb"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
-    "an API key (sk-…)": rb"\b[sr]k-[A-Za-z0-9_-]{20,}",
-    "an AWS key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a GitHub token": rb"\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}",
-    "a Google API key": rb"\bAIza[\w-]{35}",
-    "a Slack token": rb"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "a signed token (JWT)": rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.",
-    "a password in an address": rb"://[^/\s:@\"'<>{}$]+:[^/\s:@\"'<>{}$]+@[\w.-]+",
-    "an assigned secret": (
-        rb"(?i)\b\w*(?:api_?key|access_?key|secret(?:_?key)?|password|(?:auth|access|hub|hf|wandb)_token)\b"
-        rb"[\"']?\s*[:=]\s*[\"']?[A-Za-z0-9+/_.-]{16,}"
-    ),
-}
-_SECRETS = {what: re.compile(pattern) for what, pattern in SECRETS.items()}
+_SECRETS = {what: re.compile(pattern.encode()) for what, pattern in SECRETS.items()}
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 HOMES = re.compile(rb"(?:/home/|/Users/|[A-Za-z]:[\\/]+Users[\\/]+)[\w.-]+|/root/[\w.-]+")
 
@@ -124,6 +112,22 @@ def forbidden(files: Mapping[str, Path]) -> list[Finding]:
     return found
 
 
+def unasked(files: Mapping[str, Path], include: Sequence[str] = ()) -> list[Finding]:
+    """Rows and media that `include` does not name: trainers log prompts and answers beside weights, which may be harmful or somebody's.
+
+    Args:
+        include: patterns as in a shell, for a path from the folder or for any one part of it.
+    """
+    found = []
+    for name, path in files.items():
+        suffix = path.suffix.lower()
+        if suffix in ROWS | MEDIA and not _matches(name, Path(name).parts, include):
+            what = "rows, which may be prompts and answers" if suffix in ROWS else "pictures or sound"
+            mend = f"leave it out with --exclude {path.name}, or publish it on purpose with --include {path.name}"
+            found.append(Finding(name, f"holds {what}", mend))
+    return found
+
+
 def _is_pickle(path: Path) -> bool:
     """By its first bytes, whatever it is called: a pickle, or a zip file with one in it, as torch.save writes."""
     with open(path, "rb") as file:
@@ -168,14 +172,19 @@ def _own_secrets() -> dict[str, re.Pattern[bytes]]:
 
 
 def _search(path: Path, patterns: Mapping[str, re.Pattern[bytes]]) -> Iterator[tuple[str, int | None]]:
-    """(what, line) of every match in a file, each place once."""
+    """(what, line) of every match in a file, each place once. UTF-16 is ASCII with zeros in between: without them it is searched again."""
     seen: set[int] = set()
+    told: set[str] = set()
     for start, lines, block in _blocks(path):
         for what, pattern in patterns.items():
             for match in pattern.finditer(block):
                 if start + match.start() not in seen:
                     seen.add(start + match.start())
+                    told.add(what)
                     yield what, None if lines is None else lines + block.count(b"\n", 0, match.start())
+            if b"\0" in block and what not in told and pattern.search(block.replace(b"\0", b"")):
+                told.add(what)
+                yield what, None
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, int | None, bytes]]:

@@ -66,13 +66,22 @@ class Published:
 # --- the plan: nothing is sent ----------------------------------------------------------------------------------------------------------
 
 
-def plan(folder: Path, repo: str, *, licence: str | None = None, exclude: Sequence[str] = (), kept: str | None = None) -> Plan:
+def plan(
+    folder: Path,
+    repo: str,
+    *,
+    licence: str | None = None,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
+    kept: str | None = None,
+) -> Plan:
     """Check a checkpoint folder and write its card. Of a run's folder the checkpoint-<step> folders stay here, with a warning: they hold
     what resuming needs, pickles too.
 
     Args:
         licence: as the Hub writes it; by default that of the folder's own README.md.
-        exclude: patterns of what to leave out. kept: the repository's safety_results.json, which the card then shows.
+        exclude: patterns of what to leave out. include: of rows and media that are to go up.
+        kept: the repository's safety_results.json, which the card then shows.
 
     Raises:
         PublishError: everything that is wrong with the folder, a line each.
@@ -80,7 +89,9 @@ def plan(folder: Path, repo: str, *, licence: str | None = None, exclude: Sequen
     check_repo(repo)
     steps = _steps(folder)
     files, left_out = check.files_of(folder, [*exclude, *steps])
-    found = [*check.forbidden(files), *check.secrets(files)]
+    bad = check.forbidden(files)
+    told = {finding.file for finding in bad}
+    found = [*bad, *(finding for finding in check.unasked(files, include) if finding.file not in told), *check.secrets(files)]
     if found:  # before anything in the folder is read further
         raise PublishError(_listed(folder, found))
     tensors = check.tensors(files)

@@ -70,6 +70,32 @@ def test_files_that_have_no_place_beside_weights(name: str, write: Callable[[Pat
     assert name in plan(folder, REPO, licence="mit", exclude=[Path(name).name]).left_out
 
 
+UNASKED = {
+    "logged completions": ("completions/completions_00010.parquet", "holds rows"),
+    "rows of a set": ("rows.jsonl", "holds rows"),
+    "a table": ("logs/Answers.CSV", "holds rows"),
+    "a clip": ("samples/clip.mp4", "holds pictures or sound"),
+    "a frame": ("frame.PNG", "holds pictures or sound"),
+    "a recording": ("speech.wav", "holds pictures or sound"),
+}
+
+
+@pytest.mark.parametrize(("name", "says"), UNASKED.values(), ids=UNASKED.keys())
+def test_rows_and_media_go_up_only_where_they_are_named(name: str, says: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    told = refusal(folder)
+    assert f"{name}: {says}" in told
+    assert f"--include {Path(name).name}" in told
+    assert name in plan(folder, REPO, licence="mit", exclude=[Path(name).name]).left_out
+    assert name in plan(folder, REPO, licence="mit", include=[Path(name).name]).files
+
+
+def test_answers_of_an_evaluation_cannot_be_named(folder: Path) -> None:
+    (folder / "2026_samples_vsb_hh.jsonl").write_text("{}")
+    assert len(refusal(folder, include=["*.jsonl"]).splitlines()) == 2
+
+
 def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
     (folder / "a.pt").write_bytes(b"x")
     (folder / "b.txt").write_text("hf_" + "a1B2" * 9)
@@ -126,6 +152,10 @@ LEAKS = {
     "Google": ("key=AIza" + "b" * 35, "a Google API key"),
     "Slack": ("xoxb-" + "1234567890-abc", "a Slack token"),
     "private key": ("-----BEGIN " + "RSA PRIVATE KEY-----", "a private key"),
+    "Groq": ("gsk_" + "Ab1" * 17, "a Groq key"),
+    "xAI": ("xai-" + "Ab1" * 27, "an xAI key"),
+    "GitLab": ("glpat-" + "Ab1_-" * 4, "a GitLab token"),
+    "bearer": ("Authorization: Bearer " + "Ab1." * 6, "a bearer token"),
     "JWT": ("eyJ" + "hbGciOiJIUzI1" + ".eyJ" + "zdWIiOiIxMjM0" + ".sig", "a signed token"),
     "address": ("pip install https://me:hunter2" + "@example.org/x", "a password in an address"),
     "W&B in the environment": ("WANDB_API_KEY=" + "0123456789abcdef" * 2, "an assigned secret"),
@@ -146,6 +176,8 @@ def test_secrets_are_found_and_not_repeated(text: str, what: str, folder: Path) 
 PLACES: dict[str, Callable[[Path], object]] = {
     "binary log": lambda f: (f / "events.out.tfevents.1").write_bytes(b"\0\1\2" + TOKEN.encode() + b"\0"),
     "safetensors metadata": lambda f: _with_metadata(f / "model.safetensors", {"note": TOKEN}),
+    "UTF-16": lambda f: (f / "notes.txt").write_text(f"token\n{TOKEN}\n", encoding="utf-16"),
+    "UTF-16, big end first": lambda f: (f / "notes.txt").write_text(f"token {TOKEN}", encoding="utf-16-be"),
     "beyond the first block": lambda f: (f / "long.log").write_text("x" * (check.BLOCK - 10) + "\n" + TOKEN),
     "across two blocks": lambda f: (f / "long.log").write_text("x" * (check.BLOCK - 10) + " " + TOKEN + "\n" * 9),
     "the name of a file": lambda f: (f / f"{TOKEN}.txt").write_text("x"),
@@ -181,6 +213,7 @@ HARMLESS = {
     "numbers": '{"image_token_id": 12345678901234567, "api_version": "2026-11-21"}',
     "names": "from videosafety.hf_models import build  # hf_models_and_other_long_names, risk-assessment-of-everything-here",
     "a placeholder": "export HF_TOKEN=$YOUR_TOKEN_HERE; https://user:$PASSWORD@host; https://huggingface.co/a/b",
+    "words": "the bearer responsibilities-of-everyone, xai-explanations, gsk_kernels",
     "a hash": "sha256: " + "0123456789abcdef" * 4,
 }
 

@@ -53,6 +53,8 @@ def test_redact(monkeypatch: pytest.MonkeyPatch) -> None:
     for secret in (KEY, "hf_abcdefghijkl", "plain-looking-value", "Bearer abc.def"):
         assert secret.split()[-1] not in redact(f"it was {secret} there")
     assert redact("http://user:pass@host/v1") == "http://[redacted]@host/v1"
+    for secret in ("glpat-" + "Ab1_-" * 4, "AKIA" + "ABCDEFGH" * 2, "ghp_" + "a" * 36):  # what `publish` refuses is never logged either
+        assert redact(f"it was {secret}.") == "it was [redacted]."
     assert one_line(f"a\n b {KEY}" + "x" * 500).startswith("a b [redacted]")
     assert LlmJudge.local("http://user:pass@host/v1#m").id == "local:http://[redacted]@host/v1#m@2"
 
