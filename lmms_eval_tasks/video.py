@@ -17,7 +17,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from videosafety.lmms_eval_tasks.frame_store import FrameStore
 from videosafety.lmms_eval_tasks.frames import MAX_CLIP_BYTES, MAX_FRAME_PIXELS, Frames, MediaError, display_matrix, fit, upright
@@ -32,6 +32,15 @@ OPEN_OPTIONS = {
 MAX_FILE_BYTES = 2 << 30
 SECONDS_TO_DECODE = 120.0, 3600.0  # at least, at most; between them a video may take as long as it lasts
 MAX_PACKETS = 2_000_000
+EXIF_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,10 +324,16 @@ def load_image(image: str | os.PathLike[str] | Image.Image, max_pixels: int | No
             opened = Image.open(checked_file(image)) if isinstance(image, (str, os.PathLike)) else image
             if opened.width * opened.height > MAX_FRAME_PIXELS:
                 raise MediaError(f"{image}: {opened.width}x{opened.height} is over the limit of {MAX_FRAME_PIXELS} pixels")
-            rgb = ImageOps.exif_transpose(opened).convert("RGB")
+            rgb = _exif_upright(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on hostile files
         raise MediaError(f"{image}: not a readable image ({error})") from error
     return Image.fromarray(fit(np.asarray(rgb), max_pixels)) if max_pixels else rgb
+
+
+def _exif_upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says. Pillow's own function writes the EXIF anew and fails, with any exception, on damaged entries."""
+    turn = EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 # --- cache -------------------------------------------------------------------------------------------------------------------------
