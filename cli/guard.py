@@ -206,5 +206,7 @@ def calibrate(
             )
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | tuple[float, float] | None) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(f"{end:.3f}" for end in value)
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

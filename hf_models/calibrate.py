@@ -1,13 +1,14 @@
 """Calibration of alarm probabilities: temperature, thresholds for a wanted false-alarm rate, ECE and AUROC. Arrays in, numbers out.
 
-A tool beside the published model files, not one of them; needs numpy only.
+A tool beside the published model files, not one of them; intervals of rates are those of evaluation (imported where they are needed).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,37 @@ def auroc(scores: Sequence[float], labels: Sequence[int]) -> float | None:
     return float((ranks[harmful].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
+def auroc_interval(scores: Sequence[float], labels: Sequence[int], clusters: Sequence[Hashable]) -> tuple[float, float] | None:
+    """The 95 % interval of `auroc`; None where that is None. Never without width, also at 0 and 1.
+
+    Hanley & McNeil's variance (1982), solved for the areas at whose distance the observed one just lies, as Wilson does for a share:
+    Newcombe, Statistics in Medicine 25 (2006) 559, method 5. Rows that share a cluster (a video) are worth one of each kind.
+
+    Raises:
+        ValueError: as `auroc`, or not a cluster a row.
+    """
+    from videosafety.lmms_eval_tasks.metrics import Z95
+
+    area = auroc(scores, labels)
+    if area is None:
+        return None
+    kinds = Counter(label for label, _ in {(int(label), cluster) for label, cluster in zip(labels, clusters, strict=True)})
+    pairs, more = kinds[0] * kinds[1], (kinds[0] + kinds[1]) / 2 - 1
+
+    def below(observed: float) -> float:
+        low, high = 0.0, observed
+        for _ in range(60):
+            middle = (low + high) / 2
+            spread = 1 + more * ((1 - middle) / (2 - middle) + middle / (1 + middle))
+            if observed - middle > Z95 * math.sqrt(middle * (1 - middle) * spread / pairs):
+                low = middle
+            else:
+                high = middle
+        return high
+
+    return below(area), 1 - below(1 - area)
+
+
 def ece(probabilities: Sequence[float], labels: Sequence[int], bins: int = BINS) -> float | None:
     """Expected calibration error in [0, 1]: mean over `bins` equal parts of [0, 1] of |mean probability - share harmful|, by rows.
 
@@ -176,53 +208,73 @@ class Fitted:
     """One modality's calibration on `n` labelled rows and how it does. Rates are in [0, 1], `threshold` is of raw probabilities.
 
     `held_out_*`: each half of the rows judged by what was fitted on the other half, so these say what to expect on new rows of the same
-    kind; None where a half has no rows of both kinds. All else is measured on the rows that it was fitted on. A false-alarm rate below
-    1 / `n_safe` cannot be told from none.
+    kind; rows of one video are in one half. None where a half has no rows of both kinds. All else is measured on the rows that it was
+    fitted on. `*_ci95`: 95 % intervals, rows of one video counted as one cluster. A false-alarm rate below 1 / `n_safe` cannot be told
+    from none.
     """
 
     n: int
     n_safe: int
     n_harmful: int
+    n_videos: int
     temperature: float
     threshold: float
     false_alarm_rate: float
+    false_alarm_ci95: tuple[float, float]
     detection_rate: float
+    detection_ci95: tuple[float, float]
     auroc: float
+    auroc_ci95: tuple[float, float]
     ece_before: float
     ece_after: float
     held_out_false_alarm_rate: float | None
+    held_out_false_alarm_ci95: tuple[float, float] | None
     held_out_detection_rate: float | None
+    held_out_detection_ci95: tuple[float, float] | None
     held_out_ece: float | None
 
 
-def fit(probabilities: Sequence[float], labels: Sequence[int], rate: float) -> Fitted:
+def fit(probabilities: Sequence[float], labels: Sequence[int], rate: float, clusters: Sequence[Hashable] | None = None) -> Fitted:
     """Temperature, and threshold for a false-alarm rate of at most `rate` on these rows, labels 0 safe and 1 harmful.
 
+    Args:
+        clusters: for each row the name of its video; each row its own where not given.
+
     Raises:
-        ValueError: not rows of both kinds, or anything that `auroc` and `threshold_for` refuse.
+        ValueError: not rows of both kinds, not a cluster a row, or anything that `auroc` and `threshold_for` refuse.
     """
     values, harmful = _checked(probabilities, labels)
-    area = auroc(probabilities, labels)
-    if area is None:
+    videos = list(range(values.size)) if clusters is None else list(clusters)
+    marks = harmful.astype(int).tolist()
+    area, around = auroc(probabilities, labels), auroc_interval(probabilities, labels, videos)
+    if area is None or around is None:
         raise ValueError(f"calibration needs rows of both kinds, got {int((~harmful).sum())} safe and {int(harmful.sum())} harmful")
     temperature, chosen = _choose(values, harmful, rate)
-    after = scale(values, temperature)
-    before_ece, after_ece = ece(values.tolist(), harmful.astype(int).tolist()), ece(after.tolist(), harmful.astype(int).tolist())
-    held_out = _held_out(values, harmful, rate)
+    raised = chosen.flags(values)
+    held_out = _held_out(values, harmful, rate, videos)
+    false_alarms, detections = _share(raised, ~harmful, videos), _share(raised, harmful, videos)
+    held_false = None if held_out is None else _share(held_out[0], ~harmful, videos)
+    held_found = None if held_out is None else _share(held_out[0], harmful, videos)
     return Fitted(
         n=values.size,
         n_safe=int((~harmful).sum()),
         n_harmful=int(harmful.sum()),
+        n_videos=len(set(videos)),
         temperature=temperature,
         threshold=chosen.value,
-        false_alarm_rate=float(chosen.flags(values)[~harmful].mean()),
-        detection_rate=float(chosen.flags(values)[harmful].mean()),
+        false_alarm_rate=false_alarms[0],
+        false_alarm_ci95=false_alarms[1],
+        detection_rate=detections[0],
+        detection_ci95=detections[1],
         auroc=area,
-        ece_before=before_ece or 0.0,
-        ece_after=after_ece or 0.0,
-        held_out_false_alarm_rate=held_out[0],
-        held_out_detection_rate=held_out[1],
-        held_out_ece=held_out[2],
+        auroc_ci95=around,
+        ece_before=ece(values.tolist(), marks) or 0.0,
+        ece_after=ece(scale(values, temperature).tolist(), marks) or 0.0,
+        held_out_false_alarm_rate=held_false and held_false[0],
+        held_out_false_alarm_ci95=held_false and held_false[1],
+        held_out_detection_rate=held_found and held_found[0],
+        held_out_detection_ci95=held_found and held_found[1],
+        held_out_ece=None if held_out is None else ece(held_out[1].tolist(), marks),
     )
 
 
@@ -231,19 +283,41 @@ def _choose(values: np.ndarray, harmful: np.ndarray, rate: float) -> tuple[float
     return temperature, Threshold(threshold_for(values[~harmful].tolist(), rate))
 
 
-def _held_out(values: np.ndarray, harmful: np.ndarray, rate: float) -> tuple[float | None, float | None, float | None]:
-    """False-alarm rate, detection rate and ECE of two-fold cross-fitting; rows of each kind are dealt to the halves in turn."""
-    half = np.empty(values.size, dtype=bool)
-    for kind in (harmful, ~harmful):
-        half[kind] = np.arange(int(kind.sum())) % 2 == 0
+def _share(raised: np.ndarray, kind: np.ndarray, videos: Sequence[Hashable]) -> tuple[float, tuple[float, float]]:
+    """The share of the rows of one kind, of which there are some, that raise an alarm, and its 95 % interval."""
+    from videosafety.lmms_eval_tasks.metrics import effective_n, wilson
+
+    scores = raised[kind].astype(float).tolist()
+    share = sum(scores) / len(scores)
+    return share, wilson(share, effective_n(scores, [video for video, one in zip(videos, kind.tolist(), strict=True) if one]))
+
+
+def _held_out(values: np.ndarray, harmful: np.ndarray, rate: float, videos: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which rows raise an alarm, and probabilities at the temperature, by two-fold cross-fitting. None where a half lacks a kind."""
+    half = _half(harmful, videos)
     if any(not (harmful & part).any() or not (~harmful & part).any() for part in (half, ~half)):
-        return None, None, None
-    scaled, raised = np.empty_like(values), np.empty(values.size, dtype=bool)
+        return None
+    raised, scaled = np.empty(values.size, dtype=bool), np.empty_like(values)
     for part in (half, ~half):
         temperature, chosen = _choose(values[~part], harmful[~part], rate)
-        scaled[part] = scale(values[part], temperature)
         raised[part] = chosen.flags(values[part])
-    return float(raised[~harmful].mean()), float(raised[harmful].mean()), ece(scaled.tolist(), harmful.astype(int).tolist())
+        scaled[part] = scale(values[part], temperature)
+    return raised, scaled
+
+
+def _half(harmful: np.ndarray, videos: Sequence[Hashable]) -> np.ndarray:
+    """Which rows are in the first half. Whole videos are dealt in turn, those with rows of the same kinds among themselves: a video's
+    other rows have nearly its probability, and would tell the other half what it is judged on."""
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for row, video in enumerate(videos):
+        members[video].append(row)
+    dealt: Counter[frozenset[bool]] = Counter()
+    half = np.empty(harmful.size, dtype=bool)
+    for rows in members.values():
+        kinds = frozenset(harmful[rows].tolist())
+        half[rows] = dealt[kinds] % 2 == 0
+        dealt[kinds] += 1
+    return half
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------------------------
@@ -252,7 +326,8 @@ def _held_out(values: np.ndarray, harmful: np.ndarray, rate: float) -> tuple[flo
 def calibrate(rows: Sequence[Mapping[str, Any]], rate: float) -> dict[str, Any]:
     """Both modalities' calibration from rows as `videosafety guard` writes them, with labels: the content of a calibration file.
 
-    A row counts for a modality where it has both `p_<modality>` and `<modality>_label` of 0 or 1. A modality whose rows are not of both
+    A row counts for a modality where it has both `p_<modality>` and `<modality>_label` of 0 or 1. Rows are of one video where their
+    `video_id` is the same, or their `video` or `image` where they have none. A modality whose rows are not of both
     kinds is None, with the reason under `left_out`; one whose threshold no harmful row exceeds has a line under `warnings`.
 
     Raises:
@@ -260,10 +335,11 @@ def calibrate(rows: Sequence[Mapping[str, Any]], rate: float) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"version": VERSION, "target_false_alarm_rate": rate, "rows": len(rows), "left_out": {}, "warnings": {}}
     for name in MODALITIES:
-        pairs = [pair for number, row in enumerate(rows, start=1) if (pair := _pair(row, name, number)) is not None]
-        safe, harmful = (sum(label == kind for _, label in pairs) for kind in (0, 1))
+        points = [point for number, row in enumerate(rows, start=1) if (point := _point(row, name, number)) is not None]
+        safe, harmful = (sum(label == kind for _, label, _ in points) for kind in (0, 1))
         if safe and harmful:
-            fitted = fit([p for p, _ in pairs], [label for _, label in pairs], rate)
+            probabilities, labels, videos = zip(*points, strict=True)
+            fitted = fit(probabilities, labels, rate, videos)
             found[name] = asdict(fitted)
             if fitted.detection_rate == 0 and fitted.auroc > 0.5:
                 found["warnings"][name] = (
@@ -279,10 +355,11 @@ def calibrate(rows: Sequence[Mapping[str, Any]], rate: float) -> dict[str, Any]:
     return found
 
 
-def _pair(row: Mapping[str, Any], name: str, number: int) -> tuple[float, int] | None:
+def _point(row: Mapping[str, Any], name: str, number: int) -> tuple[float, int, Hashable] | None:
     p, label = row.get(f"p_{name}"), row.get(f"{name}_label")
     if label not in (None, 0, 1, -100) or isinstance(label, bool):
         raise ValueError(f"row {number}: {name}_label is {label!r}; it must be 0 (safe), 1 (harmful), or -100 or null (unlabelled)")
     if p is not None and (isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1):
         raise ValueError(f"row {number}: p_{name} is {p!r}; it must be a probability in [0, 1], or null")
-    return None if p is None or label in (None, -100) else (float(p), int(label))
+    video = next((str(row[key]) for key in ("video_id", "video", "image") if row.get(key) is not None), number)
+    return None if p is None or label in (None, -100) else (float(p), int(label), video)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from videosafety.hf_models.calibrate import (
     Calibration,
     Threshold,
     auroc,
+    auroc_interval,
     calibrate,
     ece,
     fit,
@@ -136,6 +138,57 @@ def test_held_out_figures_are_worse_than_those_on_the_fitted_rows_where_there_is
 
 
 @pytest.mark.parametrize(
+    ("positives", "negatives", "area", "low", "high"),
+    [
+        pytest.param(1, 1, 1.0, 0.2065, 1.0, id="one row of each kind: Wilson's for one"),
+        pytest.param(10, 10, 1.0, 0.8, 1.0, id="perfect, and yet not sure"),
+        pytest.param(10, 10, 0.0, 0.0, 0.2, id="upside down"),
+        pytest.param(200, 200, 1.0, 0.985, 1.0, id="more rows tell more"),
+    ],
+)
+def test_an_areas_interval_has_width_at_the_ends(positives: int, negatives: int, area: float, low: float, high: float) -> None:
+    scores = [area] * positives + [1 - area] * negatives
+    labels = [1] * positives + [0] * negatives
+    found = auroc_interval(scores, labels, range(len(labels)))
+    assert found == pytest.approx((low, high), abs=0.03)
+    assert found is not None
+    assert found[1] - found[0] > 0.005
+
+
+def test_an_areas_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Normal scores one apart: the area is Φ(1/√2) = 0.760."""
+    random = np.random.default_rng(0)
+    truth, inside = 0.7602, 0
+    for _ in range(300):
+        scores = np.concatenate([random.normal(1, 1, 25), random.normal(0, 1, 40)]).tolist()
+        low, high = auroc_interval(scores, [1] * 25 + [0] * 40, range(65)) or (1.0, 0.0)
+        inside += low <= truth <= high
+    assert 0.92 <= inside / 300 <= 0.99
+
+
+def test_an_area_of_one_kind_has_no_interval_and_questions_about_one_video_do_not_narrow_it() -> None:
+    assert auroc_interval([0.1, 0.2], [1, 1], "ab") is None
+    once = auroc_interval([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0], "abcd")
+    assert auroc_interval([0.9, 0.1, 0.8, 0.2] * 9, [1, 0, 1, 0] * 9, "abcd" * 9) == once
+
+
+def test_rows_of_one_video_are_in_one_half(tmp_path: Path) -> None:
+    """Eight questions about each video, with one p_visual and a label of chance: dealt by rows, each half knew the other's answers."""
+    random = np.random.default_rng(3)
+    videos = [{"video": f"{n}.mp4", "p_visual": float(random.random()), "visual_label": n % 2} for n in range(40)]
+    alone, often = calibrate(videos, 0.0)["visual"], calibrate([v for v in videos for _ in range(8)], 0.0)["visual"]
+    assert (often["n"], often["n_videos"], alone["n_videos"]) == (320, 40, 40)
+    for figure in ("false_alarm", "detection"):
+        assert often[f"held_out_{figure}_rate"] == alone[f"held_out_{figure}_rate"]
+        for kind in (f"{figure}_ci95", f"held_out_{figure}_ci95"):
+            assert often[kind] == pytest.approx(alone[kind]), "320 rows of 40 videos tell what 40 rows do"
+    assert often["auroc_ci95"] == alone["auroc_ci95"]
+    assert often["held_out_false_alarm_rate"] > 0
+    named = [v | {"video": f"{n}.mp4", "video_id": v["video"]} for n, v in enumerate(v for v in videos for _ in range(8))]
+    assert calibrate(named, 0.0)["visual"] == often, "copies of one video under several names"
+
+
+@pytest.mark.parametrize(
     ("visual", "textual", "flagged"),
     [(0.6, 0.1, True), (0.1, 0.6, True), (0.5, 0.5, False), (None, 0.6, True), (0.6, None, True), (None, 0.4, False), (None, None, None)],
 )
@@ -246,6 +299,8 @@ def test_the_command_prints_what_it_writes(tmp_path: Path) -> None:
     assert table.exit_code == 0, table.output
     assert "auroc" in table.stdout
     assert "ece after" in table.stdout
+    for figure in ("false alarm", "detection", "auroc", "held out false alarm", "held out detection"):
+        assert re.search(rf"^{figure} ci95 +[\d.]+ to [\d.]+ ", table.stdout, re.MULTILINE), table.stdout
     assert "safe rows cannot show a rate of 0.02; 50 could" in " ".join(table.stdout.split())
     told = CliRunner().invoke(app, [*args, "--json"])
     assert json.loads(told.stdout) == json.loads((tmp_path / "c.json").read_text())
