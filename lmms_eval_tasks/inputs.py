@@ -13,6 +13,8 @@ from transformers.video_utils import VideoMetadata
 from videosafety.lmms_eval_tasks.pipeline import Loaded
 from videosafety.lmms_eval_tasks.video import Clip
 
+JITTER = 0.02  # seconds: containers round the time stamps of a constant rate, GIF to hundredths
+
 
 def model_inputs(processor: Any, batch: list[Loaded]) -> Any:
     """The processor's tensors for a batch, padded on the tokenizer's side.
@@ -34,14 +36,22 @@ def model_inputs(processor: Any, batch: list[Loaded]) -> Any:
                 raise ValueError("SmolVLM's processor takes clips of unlike length one by one only")
             clips = [_long_enough(clip, video_processor) for item in batch for clip in item.clips]
             media["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips]
-            media["video_metadata"] = [
-                VideoMetadata(total_num_frames=c.total, fps=c.fps, duration=c.duration, frames_indices=c.indices) for c in clips
-            ]
+            media["video_metadata"] = [metadata(clip) for clip in clips]
             media["do_sample_frames"] = False
     if any(images):
         media["images"] = images
     text = [processor.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
     return processor(text=text, padding=True, return_tensors="pt", **media)
+
+
+def metadata(clip: Clip) -> VideoMetadata:
+    """What processors compute the frames' times from: index / fps. Where the rate varies, that is right only with indices that count
+    milliseconds."""
+    indices, fps, total = clip.indices, clip.fps, clip.total
+    if any(abs(index / fps - seconds) > JITTER for index, seconds in zip(indices, clip.seconds, strict=True)):
+        indices, fps = [round(seconds * 1000) for seconds in clip.seconds], 1000.0
+        total = max(round(clip.duration * fps), indices[-1] + 1)
+    return VideoMetadata(total_num_frames=total, fps=fps, duration=clip.duration, frames_indices=indices)
 
 
 def _long_enough(clip: Clip, video_processor: Any) -> Clip:
