@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from videosafety.lmms_eval_tasks.journal import hub_commit
 from videosafety.lmms_eval_tasks.judge.guard import GuardJudge, Reading, families, family_of, harmbench, local
 from videosafety.lmms_eval_tasks.judge.guard.base import plain, probability
 from videosafety.lmms_eval_tasks.judge.verdict import Item, Label, Reason, Stance, Verdict
@@ -236,6 +237,23 @@ def test_the_key_follows_the_commit_the_server_and_how_the_answer_is_read(commit
     monkeypatch.setenv("VIDEOSAFETY_THINKING_OPENED", "1")
     keys |= {judge.key(item), *(server.key(item) for server in servers)}
     assert len(keys) == 9
+
+
+@pytest.mark.parametrize("there", ["config.json", "adapter_config.json"])
+def test_the_commit_is_that_of_the_config_or_of_an_adapters(there, monkeypatch, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def cached(model: str, file: str, revision: str | None) -> str:
+        if file != there:
+            raise OSError(f"{model} has no {file}")
+        return f"/cache/models--a--b/snapshots/{commit}/{file}"
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached)
+    assert hub_commit(STRONG, None) == commit
+    assert hub_commit(str(tmp_path), None) is None
+    there = ""
+    with pytest.raises(OSError, match=r"no config\.json"):
+        hub_commit(STRONG, None)
 
 
 def test_a_model_without_a_commit_is_not_loaded(commits):
