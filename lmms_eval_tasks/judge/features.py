@@ -9,7 +9,7 @@ from importlib import resources
 
 import yaml
 
-from .refusal import read, stance_in, to_reader
+from .refusal import read, stance_in
 from .text import fold, split_thinking
 from .verdict import Stance
 
@@ -96,7 +96,7 @@ def features(query: str, answer: str) -> dict[str, float]:
     answer = split_thinking(answer)[1]
     found = read(answer)
     stance = stance_in(found)
-    text = _BULLET.sub("\n• ", to_reader(fold(answer)))
+    text = _BULLET.sub("\n• ", fold(answer))
     text = text if len(text) <= HEAD + TAIL else text[:HEAD] + "\n" + text[-TAIL:]
     sentences = [s for s in _SENTENCE_END.split(text) if len(s) > 2] or [text]
     opening = " ".join(sentences[:OPENING])

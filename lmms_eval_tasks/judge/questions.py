@@ -12,7 +12,6 @@ from importlib import resources
 from itertools import combinations
 
 from .features import kinds, topics
-from .refusal import to_reader
 from .text import fold, split_thinking
 
 _WORD = re.compile(r"[^\W_]{1,24}|[^\x00-\x7f]")
@@ -41,8 +40,8 @@ def terms(question: str) -> dict[str, float]:
 
 
 def answer_terms(answer: str) -> dict[str, float]:
-    """Words and pairs of words at the start of an answer, less its thinking and its words to a judge, each with its value."""
-    words = _words(to_reader(fold(split_thinking(answer)[1]))[:_OPENING])[:_OPENING_WORDS]
+    """Words and pairs of words at the start of an answer, less its thinking, each with its value."""
+    words = _words(fold(split_thinking(answer)[1])[:_OPENING])[:_OPENING_WORDS]
     return _spread({*words, *(f"{a} {b}" for a, b in zip(["^", *words], words, strict=False))})
 
 
