@@ -95,4 +95,4 @@ def test_the_results_of_a_panel_say_how_far_its_members_agree(lmms_eval: Run, da
     for task in ("vsb_hh", "vsb_safeq"):
         found = outcome.results()["results"][task]["panel_agreement,none"]
         assert found["n"] == 6
-        assert list(found["kappa"]) == ["refusal@3 / keyword:xstest@1"]
+        assert list(found["kappa"]) == ["refusal@4 / keyword:xstest@1"]
