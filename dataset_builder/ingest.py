@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import glob
 import os
-import tarfile
-import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO
 
 from videosafety.dataset_builder.config import Config, ConfigError, Source
 from videosafety.dataset_builder.manifest import MAX_LINE, Told, Unusable, parsed, rows, told_of
 from videosafety.dataset_builder.rows import Outcome, Rejection, Row, digest, half_pair
+from videosafety.lmms_eval_tasks.archive import DAMAGE, ArchiveError, tar_members
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp", ".gif"}
 MAX_TEXT = 4_000  # characters of a title and a description that go on
@@ -122,67 +124,97 @@ def _manifest(source: Source, file: Path) -> Iterator[Outcome]:
             yield _row(source, path, PurePosixPath(os.path.normpath(name)).as_posix(), told)
 
 
+@dataclass(slots=True)
+class _Sample:
+    """What a shard has under one name up to the last dot: a video (its member's name, and our copy) and the JSON that tells of it."""
+
+    stem: str
+    video: tuple[str, Path] | None = None
+    told: bytes | None = None
+
+
 def _shards(source: Source, config: Config) -> Iterator[Outcome]:
     """The videos of tar files, copied out once under a name made of shard and member; `<name>.json` beside a video tells of it."""
-    found = sorted(glob.glob(str(config.root / str(source.shards)), recursive=True))
+    pattern = str(source.shards)
+    found = sorted(glob.glob(pattern, root_dir=config.root, recursive=True))
     if not found:
-        raise ConfigError(f"source {source.name!r}: no file matches {source.shards}")
-    for shard in map(Path, found):
-        where = f"{source.name}/{shard.name}"
-        target = config.work / "shards" / digest(source.name, str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns)
+        raise ConfigError(f"source {source.name!r}: no file matches {pattern}")
+    # Named from the folder before the first wildcard: that tells no place, and train/0.tar is not val/0.tar.
+    base = PurePath(*takewhile(lambda part: not set(part) & set("*?["), PurePath(pattern).parts[:-1]))
+    for entry in found:
+        shard, name = config.root / entry, PurePath(entry).relative_to(base).as_posix()
+        if not shard.is_file():
+            yield Rejection(f"{source.name}/{name}", "no regular file", "ingest")
+            continue
+        stat = shard.stat()
+        target = config.work / "shards" / digest(source.name, str(shard.resolve()), stat.st_size, stat.st_mtime_ns)
         try:
-            with tarfile.open(shard, "r:*") as opened:
-                yield from _members(source, where, opened, target, config.limits.max_bytes)
-        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, UnicodeError) as error:
-            yield Rejection(
-                where, f"a damaged shard ({' '.join(str(error).split())[:120]}); what stands before the damage is used", "ingest"
-            )
+            yield from _members(source, name, shard, target, config.limits.max_bytes)
+        except (ArchiveError, *DAMAGE, OSError) as error:
+            why = " ".join(str(error).split())[:120]
+            yield Rejection(f"{source.name}/{name}", f"a damaged shard ({why}); what stands before the damage is used", "ingest")
 
 
-def _members(source: Source, where: str, opened: tarfile.TarFile, target: Path, max_bytes: int) -> Iterator[Outcome]:
-    """A WebDataset sample is a run of members that share a name up to the first dot of its last part."""
-    stem, sample = "", dict[str, Any]()
-    for member in opened:
-        base, _, suffix = PurePosixPath(member.name).name.partition(".")
-        name = f"{PurePosixPath(member.name).parent}/{base}"
-        if name != stem:
-            yield from _sample(source, where, sample)
-            stem, sample = name, {}
-        if not member.isfile() or member.issparse():
-            if not member.isdir():
-                yield Rejection(f"{where}!{member.name[:200]}", "a link or a device", "ingest")
-        elif suffix.lower() == "json":
-            data = opened.extractfile(member)
-            sample["told"] = data.read(MAX_LINE + 1) if data else b""
-        elif f".{suffix.lower()}" in VIDEO_SUFFIXES:
-            if member.size > max_bytes:
-                yield Rejection(f"{where}!{member.name[:200]}", f"{member.size:,} bytes are over the limit of {max_bytes:,}", "ingest")
-                continue
-            sample |= {"name": f"{where.partition('/')[2]}!{member.name}", "file": _copied(opened, member, target)}
-    yield from _sample(source, where, sample)
+def _members(source: Source, shard: str, file: Path, target: Path, max_bytes: int) -> Iterator[Outcome]:
+    """The samples of a shard: runs of members that share a name up to the last dot. No video goes without a word."""
+    sample = _Sample("")
+    try:
+        for member, read in tar_members(file):
+            suffix = PurePosixPath(member.name).suffix
+            stem = member.name.removesuffix(suffix)
+            if stem != sample.stem:
+                yield from _sample(source, shard, sample)
+                sample = _Sample(stem)
+            where = f"{source.name}/{shard}!{member.name[:200]}"
+            if not member.isfile() or member.issparse():
+                if not member.isdir():
+                    yield Rejection(where, "a link or a device", "ingest")
+            elif suffix.lower() == ".json":
+                sample.told = _content(read).read(MAX_LINE + 1)
+            elif suffix.lower() in VIDEO_SUFFIXES:
+                if member.size > max_bytes:
+                    yield Rejection(where, f"{member.size:,} bytes are over the limit of {max_bytes:,}", "ingest")
+                elif sample.video is not None:
+                    yield Rejection(where, f"its sample has another video, which stands: {sample.video[0][:200]}", "ingest")
+                else:
+                    copy = target / f"{digest(member.name, member.offset)}{suffix.lower()}"  # its own name is never used as a path
+                    _copy(member.size, read, copy)
+                    sample.video = member.name, copy
+    except (ArchiveError, *DAMAGE):
+        if sample.video is not None:  # never a video without what is said of it
+            member_name = sample.video[0][:200]
+            yield Rejection(f"{source.name}/{shard}!{member_name}", "the shard is damaged behind it, where its .json may stand", "ingest")
+        raise
+    yield from _sample(source, shard, sample)
 
 
-def _copied(opened: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Path:
-    """The member's bytes as a file of ours: its own name is never used as a path."""
-    file = target / (digest(member.name) + "." + PurePosixPath(member.name).suffix.lower().lstrip("."))
-    if not file.is_file() or file.stat().st_size != member.size:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        data = opened.extractfile(member)
-        assert data is not None  # a regular file has content
-        with data, open(part, "wb") as out:
-            while chunk := data.read(_CHUNK):
-                out.write(chunk)
-        os.utime(part, (0, 0))  # a second copy is the same file: its time must not make it another
-        part.replace(file)
-    return file
+def _content(read: Callable[[], IO[bytes] | None]) -> IO[bytes]:
+    content = read()
+    assert content is not None  # a regular file has content
+    return content
 
 
-def _sample(source: Source, where: str, sample: dict[str, Any]) -> Iterator[Outcome]:
-    if "file" not in sample:
+def _copy(size: int, read: Callable[[], IO[bytes] | None], file: Path) -> None:
+    """A member's bytes as a file of ours, unless it is there."""
+    if file.is_file() and file.stat().st_size == size:
         return
-    told = told_of(parsed(sample.get("told", b"{}")))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    with _content(read) as content, open(part, "wb") as out:
+        shutil.copyfileobj(content, out, _CHUNK)
+    os.utime(part, (0, 0))  # a second copy is the same file: its time must not make it another
+    part.replace(file)
+
+
+def _sample(source: Source, shard: str, sample: _Sample) -> Iterator[Outcome]:
+    if sample.video is None:
+        if sample.told is not None:
+            where = f"{source.name}/{shard}!{sample.stem[:200]}.json"
+            yield Rejection(where, "tells of no video: a video's name must be the same up to its last dot, and stand beside it", "ingest")
+        return
+    member, file = sample.video
+    told = told_of({} if sample.told is None else parsed(sample.told))
     if isinstance(told, Unusable):
-        yield Rejection(f"{where}!{sample['name'].partition('!')[2][:200]}", f"its .json: {told.why}", "ingest")
-        return
-    yield _row(source, sample["file"], sample["name"], {key: value for key, value in told.items() if key != "file"})
+        yield Rejection(f"{source.name}/{shard}!{member[:200]}", f"its .json: {told.why}", "ingest")
+    else:
+        yield _row(source, file, f"{shard}!{member}", {key: value for key, value in told.items() if key != "file"})

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -130,14 +131,29 @@ def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
                 kind = "folder" if info.is_dir() else "file" if mode in (0, stat.S_IFREG) else "other"
                 yield _Member(info.orig_filename.rstrip("/"), kind, lambda info=info: _Counted(opened.open(info), budget))  # type: ignore[misc]
         return
-    with _tar(archive, budget) as (opened_tar, stream):
-        while (entry := opened_tar.next()) is not None:
-            kind = "folder" if entry.isdir() else "file" if entry.isfile() and not entry.issparse() else "other"
+    for entry, read in _tar_members(archive, budget):
+        kind = "folder" if entry.isdir() else "file" if entry.isfile() and not entry.issparse() else "other"
+        yield _Member(entry.name, kind, read)
+
+
+def tar_members(archive: Path, caps: Caps = CAPS) -> Iterator[tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]]:
+    """Every member of a tar, tar.gz or tar.xz in order, and what opens its content, good until the next member is asked for.
+
+    Raises:
+        ArchiveError: no such archive, damaged, or more than `caps` or HEADER allow. Reading content raises that, or one of DAMAGE.
+    """
+    with _damage_told(archive):
+        yield from _tar_members(archive, _Budget(archive, caps))
+
+
+def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]]:
+    with _tar(archive, budget) as (opened, stream):
+        while (entry := opened.next()) is not None:
             stream.room = None
-            yield _Member(entry.name, kind, lambda entry=entry: opened_tar.extractfile(entry))  # type: ignore[misc]
+            yield entry, partial(opened.extractfile, entry)
             stream.room = HEADER
-            opened_tar.members.clear()  # tarfile keeps all that it read, headers of any size included
-            opened_tar.pax_headers.clear()
+            opened.members.clear()  # tarfile keeps all that it read, headers of any size included
+            opened.pax_headers.clear()
         stream.finish()
 
 

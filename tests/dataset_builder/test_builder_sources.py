@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +125,86 @@ def test_a_video_is_done_again_where_its_source_says_something_else_of_it(name: 
     said = {"origin": "a", "licence": "cc-by-4.0"}
     before, after = (found(folder, folder=".", **settings)[0] for settings in (said, said | change))
     assert ([row["key"] for row in before] != [row["key"] for row in after]) is (name != "nothing")
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------------------------
+
+
+def pack(file: Path, *members: tuple[str, bytes], mode: str = "w") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, mode, format=tarfile.GNU_FORMAT) as shard:  # type: ignore[call-overload]
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+
+
+TITLE = b'{"title": "t"}'
+SAMPLES: dict[str, tuple[list[tuple[str, bytes]], dict[str, str], dict[str, str]]] = {
+    "dots in names": (
+        [("VID_2024.01.05.mp4", b"1"), ("VID_2024.01.06.mp4", b"2"), ("VID_2024.01.06.json", TITLE), ("clip.v2.MP4", b"3")],
+        {"VID_2024.01.05.mp4": "", "VID_2024.01.06.mp4": "t", "clip.v2.MP4": ""},
+        {},
+    ),
+    "two videos of a sample": (
+        [("k.mp4", b"1"), ("k.webm", b"2"), ("k.json", TITLE)],
+        {"k.mp4": "t"},
+        {"k.webm": "its sample has another video, which stands: k.mp4"},
+    ),
+    "JSON of no video": ([("k.json", TITLE), ("l.mp4", b"1"), ("l.txt", b"x")], {"l.mp4": ""}, {"k.json": "tells of no video"}),
+    "one name in two places": (
+        [("k.mp4", b"1"), ("l.mp4", b"2"), ("k.mp4", b"333")],
+        {"k.mp4": "", "l.mp4": ""},
+        {"k.mp4": "the same file is named twice"},
+    ),
+    "null": ([("k.mp4", b"1"), ("k.json", b'{"file": null, "harm_spans": null}')], {"k.mp4": ""}, {}),
+    "digits": ([("k.mp4", b"1"), ("k.json", b'{"visual_label": ' + b"1" * 5_000 + b"}")], {}, {"k.mp4": "thousands of digits"}),
+    "long JSON": ([("k.mp4", b"1"), ("k.json", b" " * (1 << 20) + b"{}")], {}, {"k.mp4": "its .json: over 1 MiB"}),
+    "no name": ([("/", b"1"), ("..", b"1"), (".mp4", b"1"), ("k.mp4", b"1")], {"k.mp4": ""}, {}),
+    "a name that is no UTF-8": ([("caf\udce9.mp4", b"1")], {}, {r"caf\udce9.mp4": "its path is not UTF-8"}),
+}
+
+
+@pytest.mark.parametrize(("members", "expected", "turned_away"), SAMPLES.values(), ids=SAMPLES.keys())
+def test_every_video_of_a_shard_is_a_row_or_a_reason(
+    members: list[tuple[str, bytes]], expected: dict[str, str], turned_away: dict[str, str], tmp_path: Path
+) -> None:
+    pack(tmp_path / "x.tar", *members)
+    rows, reasons = found(tmp_path, shards="*.tar")
+    assert {row["id"]: row["text"] for row in rows} == {f"s/x.tar!{name}": text for name, text in expected.items()}
+    assert reasons.keys() == {f"s/x.tar!{name}" for name in turned_away}
+    for name, reason in turned_away.items():
+        assert reason in reasons[f"s/x.tar!{name}"]
+    first = {name: data for name, data in reversed(members)}
+    for row in rows:
+        assert Path(row["file"]).read_bytes() == first[row["id"].partition("!")[2]]
+
+
+PATTERNS = {
+    "x/**/*.tar": {"s/train/0.tar!k.mp4", "s/val/0.tar!k.mp4"},
+    "./x/*/0.tar": {"s/train/0.tar!k.mp4", "s/val/0.tar!k.mp4"},
+    "x/train/*.tar": {"s/0.tar!k.mp4"},
+    "x/train/0.tar": {"s/0.tar!k.mp4"},
+    "{root}/x/v*/0.tar": {"s/val/0.tar!k.mp4"},
+}
+
+
+@pytest.mark.parametrize(("pattern", "expected"), PATTERNS.items(), ids=PATTERNS.keys())
+def test_shards_are_named_from_the_folder_before_the_first_wildcard(pattern: str, expected: set[str], tmp_path: Path) -> None:
+    root = tmp_path / ("set" if "{root}" in pattern else "set [1]")
+    for part in ("train", "val"):
+        pack(root / "x" / part / "0.tar", ("k.mp4", part.encode()))
+    rows, reasons = found(root, shards=pattern.format(root=root))
+    assert {row["id"] for row in rows} == expected
+    assert not reasons
+
+
+def test_a_shard_with_a_monstrous_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    pack(tmp_path / "a.tar.gz", ("j.mp4", b"0"), ("k.mp4", b"1"), ("x" * (8 << 20), b"2"), mode="w:gz")
+    os.mkfifo(tmp_path / "b.tar.gz")
+    pack(tmp_path / "c.tar", ("l.mp4", b"1"))
+    rows, reasons = found(tmp_path, shards="*.tar*")
+    assert [row["id"] for row in rows] == ["s/a.tar.gz!j.mp4", "s/c.tar!l.mp4"]
+    assert "damaged behind it" in reasons["s/a.tar.gz!k.mp4"]
+    assert "headers of more than 1,048,576 bytes" in reasons["s/a.tar.gz"]
+    assert reasons["s/b.tar.gz"] == "no regular file"
