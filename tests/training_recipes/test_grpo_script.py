@@ -55,7 +55,7 @@ def test_a_run_leaves_a_model_and_its_log(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("VIDEOSAFETY_CACHE_DIR", str(tmp_path))
     grpo.main(command(tmp_path, lora_rank=2))
     out = tmp_path / "out"
-    assert not list(out.rglob("README.md")), "TRL's card would be taken for the author's own words when the folder is published"
+    assert not (out / "README.md").exists(), "TRL's card would be taken for the author's own words when the folder is published"
     model, _ = recipe.load_model(recipe.Recipe("grpo", str(out), ["-"], []))
     assert model.config.model_type == "alarm_video_llama_3"
     log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
