@@ -15,7 +15,7 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-_unspaced = re.compile(f"[{_UNSPACED}]").match
+unspaced = re.compile(f"[{_UNSPACED}]").match  # a word begins with a letter of such a script
 _AS_WRITTEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
@@ -30,7 +30,7 @@ def words(text: str) -> list[str]:
     for char in fold(text):
         kind = unicodedata.category(char)[0]
         if kind in "LN":
-            alone = _unspaced(char) is not None
+            alone = unspaced(char) is not None
             if joins and not alone:
                 found[-1] += char
             else:
