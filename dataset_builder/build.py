@@ -274,9 +274,9 @@ class Build:
     def _train(self) -> None:
         from videosafety.dataset_builder.training_rows import write as write_training  # here: it brings torch along
 
-        rows = self._lists.keep(
-            "to_train", (row | {"bundle": digest(row["id"], row["query"], row["provenance"])} for row in self._lists.final("train"))
-        )
+        # The whole row: a reviewer may change its labels and nothing else. Not where its clip lies.
+        whole = ({key: value for key, value in row.items() if key not in ("file", "original")} for row in self._lists.final("train"))
+        rows = self._lists.keep("to_train", (row | {"bundle": digest(row)} for row in whole))
         self._engine.run(self._training, self._bundles("to_train", "bundle"), rows)
         done = (row for bundle in self._done(self._training, "to_train", "bundle") for row in bundle.rows)
         self._found.rows.update(write_training(done, self._config.folder / "train"))
