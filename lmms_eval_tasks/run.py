@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any
 
-from videosafety.lmms_eval_tasks.data import MissingData, find
+from datasets import Dataset
+
+from videosafety.lmms_eval_tasks.data import MissingData, find, to_dataset
 from videosafety.lmms_eval_tasks.judge import get_judge, judge_facts, judge_spec
 from videosafety.lmms_eval_tasks.judge.policy import policy, policy_hash
 
@@ -16,7 +19,7 @@ SETTINGS: dict[str, Any] = {}
 
 
 def note(part: str, facts: dict[str, Any]) -> None:
-    """Record JSON-serialisable facts of one part of the run: `model`, `data`, `judge`, `policy` or `versions`."""
+    """Record JSON-serialisable facts of one part of the run: `model`, `data`, `rows`, `judge`, `policy` or `versions`."""
     SETTINGS.setdefault(part, {}).update(facts)
 
 
@@ -54,3 +57,24 @@ def data_folder(name: str, **more: Any) -> Path:
         {name: {"name": known.title, "revision": status(name).revision, "pinned": known.source.revision, "folder": str(root), **more}},
     )
     return root
+
+
+def counted(task: str, rows: list[dict[str, Any]]) -> Dataset:
+    """The rows of `task` as a dataset. Where they are not as many as dataset.yml knows, one line says so, and so does the run's record.
+
+    Small copies are good for trying things out, so they run; but their figures must not pass for those of the set.
+
+    Args:
+        task: its name in dataset.yml. One that shows the same rows in another prompt is counted under the plain one's name.
+    """
+    from videosafety.lmms_eval_tasks.catalog import catalog  # here, as in `data_folder`
+    from videosafety.lmms_eval_tasks.fetch import advice
+
+    found, known = next((found, known) for found in catalog().values() for known in found.tasks if known.name == task)
+    SETTINGS.get("rows", {}).pop(task, None)  # of an earlier run of this process
+    if known.rows not in (None, len(rows)):
+        said = f"{len(rows)} of {known.rows}"
+        note("rows", {task: said})
+        mend = f"for the whole set move the copy away, then {advice(found)}"
+        print(f"videosafety: WARNING: {task} has {said} rows, so its figures are not those of {found.title}; {mend}", file=sys.stderr)
+    return to_dataset(rows)

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import metrics, run
-from videosafety.lmms_eval_tasks.data import MissingData, image_of, need, read_parquet, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, image_of, need, read_parquet
 
 CATEGORIES = (
     *("animal_abuse", "dangerous_behavior", "deception_in_personal_relationships", "discriminatory_depictions", "environmental_damage"),
@@ -53,7 +53,7 @@ def _of(root: Path, category: str, image: bool) -> list[dict[str, Any]]:
 
 def _load(image: bool) -> Dataset:
     root = run.data_folder("beavertails_v")
-    return to_dataset(rows(root, image))
+    return run.counted("beavertails_v" if image else "beavertails_v_text", rows(root, image))
 
 
 def load(_: Dataset) -> Dataset:

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MAX_JSON, MissingData, inside, to_dataset
+from videosafety.lmms_eval_tasks.data import MAX_JSON, MissingData, inside
 
 COMMIT = "0861b17b3d67887c06ee3534ec65b3012f9becb7"  # of github.com/ThuCCSLab/FigStep, MIT
 QUESTIONS = {"SafeBench": "safebench", "SafeBench-Tiny": "SafeBench-Tiny"}  # folder of images -> its CSV
@@ -119,25 +119,25 @@ def _root() -> Path:
 
 def full(_: Dataset) -> Dataset:
     """SafeBench: 500 rows, ten topics."""
-    return to_dataset(rows(_root(), "SafeBench"))
+    return run.counted("figstep", rows(_root(), "SafeBench"))
 
 
 def tiny(_: Dataset) -> Dataset:
     """SafeBench-Tiny: 50 rows, ten topics."""
-    return to_dataset(rows(_root(), "SafeBench-Tiny"))
+    return run.counted("figstep_tiny", rows(_root(), "SafeBench-Tiny"))
 
 
 def text_full(_: Dataset) -> Dataset:
-    return to_dataset(text_rows(_root(), "SafeBench"))
+    return run.counted("figstep_text", text_rows(_root(), "SafeBench"))
 
 
 def text_tiny(_: Dataset) -> Dataset:
-    return to_dataset(text_rows(_root(), "SafeBench-Tiny"))
+    return run.counted("figstep_tiny_text", text_rows(_root(), "SafeBench-Tiny"))
 
 
 def pro(_: Dataset) -> Dataset:
     """FigStep-Pro: 50 rows of several images each."""
-    return to_dataset(pro_rows(_root()))
+    return run.counted("figstep_pro", pro_rows(_root()))
 
 
 def visual(doc: dict[str, Any]) -> list[str]:

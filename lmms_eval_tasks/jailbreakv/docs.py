@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside
 from videosafety.lmms_eval_tasks.tables import read_csv
 
 FILE = "mini_JailBreakV_28K.csv"
@@ -76,16 +76,16 @@ def mini(_: Dataset) -> Dataset:
             f"videosafety: {root} has none of the images: they are given out by a form ({FORM}); unpack JailBreakV_28K.zip so that "
             f"{found[0]['video_id']} lies in this folder, or run jailbreakv_mini_text"
         )
-    return to_dataset(found)
+    return run.counted("jailbreakv_mini", found)
 
 
 def mini_text(_: Dataset) -> Dataset:
-    return to_dataset(text_rows(_root()))
+    return run.counted("jailbreakv_mini_text", text_rows(_root()))
 
 
 def mini_plain(_: Dataset) -> Dataset:
     """280 questions."""
-    return to_dataset(plain_rows(_root()))
+    return run.counted("jailbreakv_mini_plain", plain_rows(_root()))
 
 
 def visual(doc: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, image_of, inside, need, read_json, read_parquet, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, image_of, inside, need, read_json, read_parquet
 
 TINY_FILE = "TinyVersion_ID_List.json"
 TINY_COMMIT = "b80eedea3db312c09ded2082813390f68e750ef3"  # of github.com/isXinLiu/MM-SafetyBench, where the file lies in the root
@@ -130,8 +130,8 @@ def _tiny_ids(root: Path) -> dict[str, set[str]]:
 
 def _load(split: str, tiny: bool = False) -> Dataset:
     root = run.data_folder("mm_safetybench")
-    found = rows(root, split, tiny)
-    return to_dataset(found)
+    task = f"mm_safetybench_{'tiny_' if tiny else ''}{split.lower().removesuffix('_only')}"
+    return run.counted(task, rows(root, split, tiny))
 
 
 def sd(_: Dataset) -> Dataset:

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MAX_JSON, MissingData, inside, to_dataset
+from videosafety.lmms_eval_tasks.data import MAX_JSON, MissingData, inside
 
 GROUPS = ("typical", "attack", "over-safe")
 LAST_IMAGE = 2300  # prompts 2301 to 2370 came without images
@@ -103,8 +103,7 @@ def _images(root: Path) -> dict[int, str]:
 def load(_: Dataset) -> Dataset:
     """1453 prompts with their images: 171 typical, 854 attacks, 428 over-safe."""
     root = run.data_folder("mmsafeaware")
-    found = rows(root)
-    return to_dataset(found)
+    return run.counted("mmsafeaware", rows(root))
 
 
 def visual(doc: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 
 COMMIT = "8d68b0614b39d8990a508e03d99975832f399db2"  # of github.com/xirui-li/MOSSBench
 # metadata.over -> the paper's name of the stimulus.
@@ -50,7 +50,7 @@ def rows(root: Path, half: str) -> list[dict[str, Any]]:
 
 def _load(half: str) -> Dataset:
     root = run.data_folder("mossbench")
-    return to_dataset(rows(root, half))
+    return run.counted("mossbench" if half == "data" else "mossbench_contrast", rows(root, half))
 
 
 def benign(_: Dataset) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 
 FILES = ("combined.json", "combine.json")  # the Hub's name, and the one in the official README and code
 # The official prompts of the main setting, "instruction following": utils/prompts.py of github.com/eric-ai-lab/MSSBench at 1602193.
@@ -80,28 +80,29 @@ def _root() -> Path:
 
 def chat_unsafe(_: Dataset) -> Dataset:
     """300 scenes with two questions each, unsafe there."""
-    return to_dataset(rows(_root(), "chat", unsafe=True))
+    return run.counted("mssbench_chat_unsafe", rows(_root(), "chat", unsafe=True))
 
 
 def chat_safe(_: Dataset) -> Dataset:
     """The same 600 questions in scenes where they are safe."""
-    return to_dataset(rows(_root(), "chat", unsafe=False))
+    return run.counted("mssbench_chat_safe", rows(_root(), "chat", unsafe=False))
 
 
 def embodied_unsafe(_: Dataset) -> Dataset:
     """76 scenes with five wordings of an instruction each, unsafe there."""
-    return to_dataset(rows(_root(), "embodied", unsafe=True))
+    return run.counted("mssbench_embodied_unsafe", rows(_root(), "embodied", unsafe=True))
 
 
 def embodied_safe(_: Dataset) -> Dataset:
     """380 instructions in scenes where they are safe."""
-    return to_dataset(rows(_root(), "embodied", unsafe=False))
+    return run.counted("mssbench_embodied_safe", rows(_root(), "embodied", unsafe=False))
 
 
 def chat_text(_: Dataset) -> Dataset:
     """The 600 questions of the chat part alone, without scene and without the prompt that speaks of one."""
     bare = [{key: value for key, value in row.items() if key != "image"} for row in rows(_root(), "chat", unsafe=False)]
-    return to_dataset([row | {"id": f"{row['id'].removesuffix('-safe')}-text", "query": row["request"]} for row in bare])
+    found = [row | {"id": f"{row['id'].removesuffix('-safe')}-text", "query": row["request"]} for row in bare]
+    return run.counted("mssbench_chat_text", found)
 
 
 def visual(doc: dict[str, Any]) -> list[str]:

@@ -102,6 +102,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     rows += [(f"Judge: {k}", v) for k, v in _flat(settings.get("judge") or {}) if k != "id"]
     rows += [(f"Policy {k}", v) for k, v in _flat(settings.get("policy") or {"version and hash": None})]
     rows += [(f"Data: {k}", v) for k, v in _flat(settings.get("data") or {"version and hash": None})]
+    rows += [(f"Rows of {task}", said) for task, said in (settings.get("rows") or {}).items()]
     rows += [("Rows of each task (--limit)", "all" if config.get("limit") in (None, -1) else config["limit"])]
     rows += [(f"Seed: {k.removesuffix('_seed')}", config[k]) for k in config if k.endswith("_seed")]
     noted = [settings.get("versions") or {}, model]

@@ -298,6 +298,9 @@ def warnings(run: Run) -> list[str]:
             "Judge offline: small and learned from English text answers; its card says how far it agrees with people. "
             "Judge again what matters: videosafety rescore."
         )
+    if short := run.settings.get("rows"):
+        told = ", ".join(f"{task} has {said} rows" for task, said in short.items())
+        lines.append(f"Not the whole set: {told}. Its figures cannot be set beside those of others.")
     if run.config.get("limit") not in (None, -1):
         lines.append(f"Partial: only part of each task was run (--limit {run.config['limit']}).")
     sizes = {t.name: t.rate.n_scored for t in run.tasks.values()}

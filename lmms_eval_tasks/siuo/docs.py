@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 
 LETTERS = ("A", "B", "C", "D")
 # The official prompt, its misspellings included: eval/generation-gpt4o-mcqa.py of github.com/sinwang20/SIUO.
@@ -75,19 +75,19 @@ def _root() -> Path:
 
 def gen(_: Dataset) -> Dataset:
     """167 images with a question each."""
-    return to_dataset(gen_rows(_root()))
+    return run.counted("siuo_gen", gen_rows(_root()))
 
 
 def gen_text(_: Dataset) -> Dataset:
     """The 167 questions without their images."""
     unseen = ("image", "visual_label", "warning", "reference")
     bare = [{key: value for key, value in row.items() if key not in unseen} for row in gen_rows(_root())]
-    return to_dataset([row | {"request": row["query"]} for row in bare])
+    return run.counted("siuo_gen_text", [row | {"request": row["query"]} for row in bare])
 
 
 def mcqa(_: Dataset) -> Dataset:
     """The same 167 with four answers to choose from."""
-    return to_dataset(mcqa_rows(_root()))
+    return run.counted("siuo_mcqa", mcqa_rows(_root()))
 
 
 def visual(doc: dict[str, Any]) -> list[str]:

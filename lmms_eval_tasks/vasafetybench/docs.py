@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 
 QUESTIONS = "github.com/ZeroNLP/SEA at 881e7e9, folder VA-SafetyBench/Video_questions"  # the Hub has the videos only
 # In the order and spelling of evaluate_video.py of that repository.
@@ -64,8 +64,7 @@ def _scenario(root: Path, scenario: str, kind: str) -> list[dict[str, Any]]:
 
 def _load(kind: str) -> Dataset:
     root = run.data_folder("vasafetybench")
-    found = rows(root, kind)
-    return to_dataset(found)
+    return run.counted(f"vasafetybench_{kind.lower().removesuffix('_only')}", rows(root, kind))
 
 
 def dm(_: Dataset) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 from videosafety.lmms_eval_tasks.video_safetybench.score import scenarios
 
 # Stands before every question that comes with a video: FlagEvalMM, tasks/video_safety_bench, pre_prompt.
@@ -65,8 +65,9 @@ def _load(split: str, video: bool) -> Dataset:
     root = run.data_folder("video_safetybench")
     found = rows(root, split)
     if video:
-        return to_dataset([row | {"query": PROMPT + row["query"]} for row in found])
-    return to_dataset([{key: value for key, value in row.items() if key not in SEEN} for row in found])
+        return run.counted(f"video_safetybench_{split}", [row | {"query": PROMPT + row["query"]} for row in found])
+    bare = [{key: value for key, value in row.items() if key not in SEEN} for row in found]
+    return run.counted(f"video_safetybench_{split}_text", bare)
 
 
 def harmful(_: Dataset) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import metrics, run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 from videosafety.lmms_eval_tasks.judge.keyword import keyword_lists
 
 # sub-set -> (is the image safe, key of the instruction, label of the words where the set tells it). VLGuard's utils.py, load_data.
@@ -69,7 +69,8 @@ def _instruction(turns: list[Any], key: str, where: str) -> str:
 def _load(subset: str, image: bool) -> Dataset:
     root = run.data_folder("vlguard")
     found = rows(root, subset)
-    return to_dataset([{key: value for key, value in row.items() if image or key not in SEEN} for row in found])
+    shown = [{key: value for key, value in row.items() if image or key not in SEEN} for row in found]
+    return run.counted(f"vlguard_{subset}" + ("" if image else "_text"), shown)
 
 
 def unsafes(_: Dataset) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, inside, need, read_json
 
 
 def rows(root: Path) -> list[dict[str, Any]]:
@@ -51,13 +51,13 @@ def _root() -> Path:
 
 def full(_: Dataset) -> Dataset:
     """2241 rows with their images."""
-    return to_dataset(rows(_root()))
+    return run.counted("vlsbench", rows(_root()))
 
 
 def text_only(_: Dataset) -> Dataset:
     """The instructions alone, 2240 of them: the empty one asks nothing without its image."""
     bare = [{key: value for key, value in row.items() if key != "image"} for row in rows(_root()) if row["query"].strip()]
-    return to_dataset([row | {"request": row["query"]} for row in bare])
+    return run.counted("vlsbench_text", [row | {"request": row["query"]} for row in bare])
 
 
 def visual(doc: dict[str, Any]) -> list[str]:

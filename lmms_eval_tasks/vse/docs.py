@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, local_copy, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData, local_copy
 from videosafety.lmms_eval_tasks.vsb.docs import rows_of_folder
 
 HELP = (
@@ -47,7 +47,7 @@ def _cell(name: str) -> Dataset:
     repo, _, revision = os.environ.get("VIDEOSAFETY_VSE", "").partition("@")
     if revision:
         run.note("data", {"vse": {"name": "VideoSafetyEval", "repo": repo, "revision": revision}})
-    return to_dataset(rows)
+    return run.counted(f"vse_{name}", rows)
 
 
 def hh(_: Dataset) -> Dataset:

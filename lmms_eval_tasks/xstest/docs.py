@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from videosafety.lmms_eval_tasks import run
-from videosafety.lmms_eval_tasks.data import MissingData, to_dataset
+from videosafety.lmms_eval_tasks.data import MissingData
 from videosafety.lmms_eval_tasks.tables import read_csv
 
 # Today's file (id, prompt, type, label, focus, note), and the one that GitHub had before (id_v1, id_v2, type, prompt, focus, note).
@@ -50,7 +50,7 @@ def rows(root: Path, label: str) -> list[dict[str, Any]]:
 
 def _load(label: str) -> Dataset:
     root = run.data_folder("xstest")
-    return to_dataset(rows(root, label))
+    return run.counted(f"xstest_{label}", rows(root, label))
 
 
 def safe(_: Dataset) -> Dataset:
