@@ -75,7 +75,7 @@ class _Log:
     def stale(self) -> list[str]:
         """The old judge's metrics that are not made anew: grades, RJScores, rates of a task's own. A rule's and an alarm's are none."""
         records = {name: value for row in self.rows for name, value in row.items() if isinstance(value, dict)}
-        anew = {self.metric, "unscored", PANEL, *SUMMARIES, *BY_CATEGORY, *GUARDED.values(), GUARDED_INTERVAL}
+        anew = {self.metric, "unscored", PANEL, *SUMMARIES, *BY_CATEGORY, *GUARDED.values()}
         made = [name for name, record in records.items() if name not in anew and record.keys() & {"judge", "video_id"}]
         return [name for name in made if records[name].get("judge") != RULE and not name.startswith(ALARM)]
 
@@ -189,8 +189,7 @@ def _judged_anew(log: _Log, verdicts: Sequence[Verdict]) -> _Log:
     def anew(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         doc = {key: row[log.metric][key] for key in RECORD_KEYS if key in row[log.metric]}
         kept = {key: value for key, value in row.items() if key not in (PANEL, *stale)}
-        fresh = metrics.records_of(log.metric, doc, verdict, tuple(name for name in (*BY_CATEGORY, *GUARDED.values()) if name in row))
-        return kept | (with_interval(log.metric, fresh) if GUARDED_INTERVAL in row else fresh)
+        return kept | metrics.records_of(log.metric, doc, verdict, tuple(name for name in (*BY_CATEGORY, *GUARDED.values()) if name in row))
 
     return _Log(log.task, log.metric, [anew(row, verdict) for row, verdict in zip(log.rows, verdicts, strict=True)])
 
@@ -225,9 +224,7 @@ def _figures(log: _Log) -> dict[str, Any]:
     shares |= {name: metrics.category_mean([row[name] for row in log.rows]) for name in BY_CATEGORY if all(name in row for row in log.rows)}
     shares |= {name: metrics.share([row[name] for row in log.rows]) for name in GUARDED.values() if all(name in row for row in log.rows)}
     panel = [row[PANEL] for row in log.rows if PANEL in row]
-    told: dict[str, Any] = {PANEL: metrics.panel_agreement(panel)} if panel else {}
-    if all(GUARDED_INTERVAL in row for row in log.rows):
-        told[GUARDED_INTERVAL] = guarded_interval([row[GUARDED_INTERVAL] for row in log.rows])
+    told = {PANEL: metrics.panel_agreement(panel)} if panel else {}
     return shares | {name: getattr(metrics, name)(columns[name]) for name in SUMMARIES} | told
 
 

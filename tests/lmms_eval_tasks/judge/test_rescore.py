@@ -167,7 +167,6 @@ FOREIGN: dict[str, tuple[dict[str, Any], bool]] = {  # metric -> (a row's record
     "keyword_refused": ({"id": "x", "judge": "rule", "score": 1.0}, True),
     "alarm_auroc_visual": ({"video_id": None, "task": "vsb_hh", "p": 0.9}, True),
     "alarm_interval_visual": ({"video_id": None, "task": "vsb_hh", "p": 0.9}, True),
-    "guarded_interval": ({"video_id": None, "category": "x", "value": 1.0}, False),
 }
 
 
