@@ -22,6 +22,8 @@ from videosafety.hub_cards.check import secrets
 from videosafety.hub_cards.upload import PublishError
 from videosafety.lmms_eval_tasks.catalog import catalog
 from videosafety.lmms_eval_tasks.data import MissingData, read_rows
+from videosafety.lmms_eval_tasks.frames import MediaError
+from videosafety.lmms_eval_tasks.video import OPEN_OPTIONS, checked_file, read_timeline
 from videosafety.lmms_eval_tasks.vsb import dataset as vsb
 
 CELLS = {
@@ -195,21 +197,20 @@ def own_words(readme: Path) -> str:
 
 
 def read_clip(row: dict[str, Any]) -> Clip:
-    """A row's video. Raises PublishError, naming the row, where it is missing or is no video."""
+    """A row's video. Raises PublishError, naming the row, where it is missing or is no video that evaluation would take."""
     path = Path(row["video"])
+    if not path.exists():
+        raise PublishError(f"row {row['id']}: {path} is not there; add the video, or leave `video` out of the row")
     try:
+        read_timeline(checked_file(path))  # whole, within limits, and no playlist: what evaluation would refuse
         body = path.read_bytes()
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise PublishError(f"row {row['id']}: {path.name} holds no video")
+        with av.open(str(path), options=OPEN_OPTIONS) as container:
             stream = container.streams.video[0]
             seconds = container.duration / av.time_base if container.duration else None
             rate = float(stream.average_rate) if stream.average_rate else None
             facts = (seconds, stream.codec_context.width, stream.codec_context.height, rate)
-    except FileNotFoundError as error:
-        raise PublishError(f"row {row['id']}: {path} is not there; add the video, or leave `video` out of the row") from error
-    except (av.FFmpegError, OSError) as error:
-        raise PublishError(f"row {row['id']}: {path} is no video that can be read ({error})") from error
+    except (MediaError, av.FFmpegError, OSError) as error:
+        raise PublishError(f"row {row['id']}: {path} is no video that can be read ({str(error).removeprefix(f'{path}: ')})") from error
     return Clip(path, hashlib.sha256(body).hexdigest(), len(body), *facts)
 
 
