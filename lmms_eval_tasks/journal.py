@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 
 def digest(value: Any) -> str:
@@ -30,7 +30,8 @@ def file_identity(path: str | os.PathLike[str]) -> list[Any]:
 def media_identity(media: Any) -> Any:
     """Identity of a video or image: of the file, or of the pixels where it is an image in memory."""
     if isinstance(media, Image.Image):
-        return [media.mode, media.size, hashlib.sha256(media.tobytes()).hexdigest()]
+        pixels = media.convert("RGBA") if media.mode in ("P", "PA") else media  # indices mean nothing without their palette
+        return [media.mode, media.size, hashlib.sha256(pixels.tobytes()).hexdigest(), media.getexif().get(ExifTags.Base.Orientation)]
     return file_identity(media)
 
 
@@ -77,11 +78,11 @@ class Journal:
                 self._read(file)
 
     def _read(self, file: Path) -> None:
-        with open(file, encoding="utf-8") as lines:
+        with open(file, "rb") as lines:
             for line in lines:
                 try:
                     entry = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
+                except ValueError:  # the last line of a run that was killed while it wrote, cut anywhere, inside a letter too
                     continue
                 self.answers[entry["key"]] = entry
 
@@ -89,7 +90,7 @@ class Journal:
         """Append finished answers, each with its `key`; on disk when this returns, so that a kill loses none of them."""
         if not entries:
             return
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        text = "".join(json.dumps(entry) + "\n" for entry in entries)
         with open(self.file, "a", encoding="utf-8") as out:
             out.write(text)
             out.flush()

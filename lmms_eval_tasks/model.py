@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import inspect
 import re
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import av
 import torch
 import transformers
 from accelerate import Accelerator
@@ -29,7 +31,7 @@ from videosafety.lmms_eval_tasks.data import cache_dir
 from videosafety.lmms_eval_tasks.inputs import model_inputs
 from videosafety.lmms_eval_tasks.journal import Journal, checkpoint_identity, digest, hub_commit, media_identity, numbered
 from videosafety.lmms_eval_tasks.judge.verdict import Reason
-from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, plan, prepared
+from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, memory_errors, plan, prepared
 from videosafety.lmms_eval_tasks.video import FrameCache, Sampling, backend_problem
 
 # What transformers' generate() takes from a task's generation_kwargs. `until` is applied afterwards, on text.
@@ -133,6 +135,8 @@ class VideoSafetyR1(lmms):
             "video_backend": video_backend,
             "system_prompt": system_prompt,
             "transformers": transformers.__version__,
+            "av": av.__version__,
+            "videosafety": importlib.metadata.version("videosafety"),
         }
         # What an answer depends on: not the calibration, which is applied to what the journal keeps.
         identity = digest([checkpoint_identity(pretrained, commit), self.settings])
@@ -185,6 +189,7 @@ class VideoSafetyR1(lmms):
             todo.append([r for r in batch if r.index not in answers])
         todo = [batch for batch in todo if batch]
         resumed, failed, started = len(answers), 0, perf_counter()
+        cut = sum(self.journal.answers[r.key].get("cut", False) for r in asked if r.index in answers)
 
         bar = tqdm(total=len(asked), initial=resumed, desc="Answering", unit="row", disable=self._rank != 0)
         for ready in prepared(todo, self.frames, lambda loaded: model_inputs(self.processor, loaded), self.workers):
@@ -198,6 +203,7 @@ class VideoSafetyR1(lmms):
                 answers[request.index] = _failure(reason, message, tasks[request.index])
             answers |= {r.index: _failure(Reason.GENERATION_FAILED, message, tasks[r.index]) for r, message in lost}
             failed += len(ready.failed) + len(lost)
+            cut += sum(entry.get("cut", False) for entry in finished)
             bar.update(len(ready.failed) + len(lost) + len(finished))
         bar.close()
 
@@ -208,7 +214,7 @@ class VideoSafetyR1(lmms):
             log_metrics(total_gen_tokens=tokens, total_elapsed_time=seconds, avg_speed=tokens / seconds, additional_metrics=speed)
         logger.info(
             f"videosafety_r1: {len(asked)} answers: {resumed} from the journal, {len(asked) - resumed - failed} generated, {failed} failed"
-            f" in {seconds:.1f} s; {self.frames.decodes} videos decoded"
+            f", {cut} cut at the token limit in {seconds:.1f} s; {self.frames.decodes} videos decoded"
         )
         return [answers.get(i, GenerationResult("")) for i in range(len(requests))]  # padding rows of another rank's share stay empty
 
@@ -253,7 +259,8 @@ class VideoSafetyR1(lmms):
                 queue[:0] = [(part, None) for part in (loaded[: self.batch_size], loaded[self.batch_size :])]
                 continue
             try:
-                finished += self._generate(loaded, model_inputs(self.processor, loaded) if inputs is None else inputs)
+                with memory_errors():
+                    finished += self._generate(loaded, model_inputs(self.processor, loaded) if inputs is None else inputs)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 message = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
@@ -275,20 +282,26 @@ class VideoSafetyR1(lmms):
         if not generation.get("do_sample"):  # greedy: transformers warns about every sampling setting it is then given
             generation = {k: v for k, v in generation.items() if k not in ("temperature", "top_p", "top_k")}
         inputs = inputs.to(self._device)
-        inputs = {k: v.to(self._model.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+        # Pixels only: positions are computed from other numbers, as Qwen2.5-VL's second_per_grid_ts, and bfloat16 would move them.
+        inputs = {k: v.to(self._model.dtype) if k.startswith("pixel_values") and torch.is_tensor(v) else v for k, v in inputs.items()}
+        limit = generation.setdefault("max_new_tokens", 1024)
         with torch.inference_mode():
-            output = self._model.generate(**inputs, **{"max_new_tokens": 1024, **generation})
+            output = self._model.generate(**inputs, **generation)
         alarms = _probabilities(self._model, len(loaded))
         prompt = inputs["input_ids"].shape[1]
         ends = self.tokenizer.batch_decode(inputs["input_ids"][:, -PROMPT_END:])
+        eos = self._model.generation_config.eos_token_id
+        ends_answer = set(eos if isinstance(eos, list) else [eos])
         entries = []
         for item, mask, row, end, alarm in zip(loaded, inputs["attention_mask"], output[:, prompt:], ends, alarms, strict=True):
-            text = self.tokenizer.decode(row, skip_special_tokens=True)
+            whole = text = self.tokenizer.decode(row, skip_special_tokens=True)
             for stop in [stops] if isinstance(stops, str) else stops:
                 text = text.split(stop)[0] if stop else text
+            cut = text == whole and len(row) >= limit and not any(token in ends_answer for token in row.tolist())
             text = f"{opened[0]}{text}" if (opened := THINKING_OPENED.search(end)) else text
             counts = {"input_tokens": int(mask.sum()), "output_tokens": int((row != self.tokenizer.pad_token_id).sum())}
-            entries.append({"key": item.request.key, "index": item.request.index, "text": text, "alarm": alarm, **counts})
+            entry = {"key": item.request.key, "index": item.request.index, "text": text, "alarm": alarm, **counts}
+            entries.append(entry | ({"cut": True} if cut else {}))
         return entries
 
     def _result(self, request: Request, entry: dict[str, Any], task: str) -> GenerationResult:

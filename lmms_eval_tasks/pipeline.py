@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -79,20 +80,36 @@ def plan(requests: list[Request], batch_size: int) -> list[list[Request]]:
     return batches
 
 
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Inside, memory that ran out on a CPU is a MemoryError: torch's own allocator raises a bare RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(str(error).splitlines()[0]) from None
+
+
 def load(request: Request, cache: Frames) -> Loaded:
-    """Decode a request's media. Raises MediaError."""
+    """Decode a request's media. Raises MediaError, or MemoryError where they do not fit into memory."""
     budget = cache.sampling.max_pixels
-    return Loaded(request, [cache.get(video) for video in request.videos], [load_image(image, budget) for image in request.images])
+    with memory_errors():
+        return Loaded(request, [cache.get(video) for video in request.videos], [load_image(image, budget) for image in request.images])
 
 
 def _parts(loaded: list[Loaded], to_inputs: Callable[[list[Loaded]], Any]) -> Iterator[Batch]:
-    """A batch with its tensors; where the processor refuses it, its halves: clips of unlike length that it cannot stack part ways, and a
-    request that it refuses even alone (a clip too short for it, say) has failed, alone."""
+    """A batch with its tensors; where the processor refuses it, or memory does not suffice, its halves: clips of unlike length that it
+    cannot stack part ways, and a request that it refuses even alone (a clip too short for it, say) has failed, alone."""
     try:
-        yield Batch(loaded, to_inputs(loaded), [])
+        with memory_errors():
+            inputs = to_inputs(loaded)
     except ValueError as error:
         problem = f"the processor refused it: {' '.join(str(error).split())}"
+    except MemoryError as error:
+        problem = f"out of memory while its tensors were made ({error}): set a lower max_pixels or max_frames"
     else:
+        yield Batch(loaded, inputs, [])
         return
     if len(loaded) == 1:
         yield Batch([], None, [(loaded[0].request, problem)])
@@ -121,6 +138,8 @@ def prepared(
                 loaded.append(future.result())
             except MediaError as error:
                 failed.append((request, str(error)))
+            except MemoryError as error:
+                failed.append((request, f"out of memory while its media were decoded ({error}): set a lower max_pixels or max_frames"))
         parts = list(_parts(loaded, to_inputs)) if loaded else []
         return [Batch([], None, failed), *parts] if failed else parts
 

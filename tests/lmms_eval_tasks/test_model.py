@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
@@ -113,47 +115,6 @@ def test_bad_media_mark_their_row_only(load: Callable[..., VideoSafetyR1], rows:
     assert not answers[3].startswith("[")
 
 
-class TestMemory:
-    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()])
-    def test_a_batch_too_large_is_halved(
-        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch, error: Exception
-    ) -> None:
-        expected = ask(load(batch_size=1, resume=False), rows[:1] * 5)
-        model, sizes = load(batch_size=5, resume=False), []
-        original = model._model.generate
-
-        def generate(**inputs: Any) -> torch.Tensor:
-            sizes.append(len(inputs["input_ids"]))
-            if sizes[-1] > 2:
-                raise error
-            return original(**inputs)
-
-        monkeypatch.setattr(model._model, "generate", generate)
-        assert ask(model, rows[:1] * 5) == expected
-        assert sizes == [5, 2, 2, 1]
-        sizes.clear()
-        ask(model, [rows[1]] * 4)
-        assert max(sizes) == 2, "the size that worked is kept for the rest of the run"
-
-    def test_one_row_too_large_is_marked_and_the_rest_answered(
-        self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        model = load(batch_size=2)
-        longest = len(model.tokenizer(rows[5]["query"])["input_ids"])
-        original = model._model.generate
-
-        def generate(**inputs: Any) -> torch.Tensor:
-            if inputs["input_ids"].shape[1] > longest:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-            return original(**inputs)
-
-        monkeypatch.setattr(model._model, "generate", generate)
-        answers = ask(model, [rows[2], rows[5]])
-        assert answers[1].startswith("[VIDEOSAFETY_UNSCORED generation_failed] out of memory on this one request (CUDA out of memory")
-        assert answers[0]
-        assert not answers[0].startswith("[")
-
-
 class TestJournal:
     def test_a_second_run_generates_nothing(self, load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
         first = ask(load(batch_size=3), rows)
@@ -198,6 +159,15 @@ class TestJournal:
         monkeypatch.setattr(model._model, "generate", lambda **inputs: (calls.append(1), original(**inputs))[1])
         assert ask(model, rows) == first
         assert calls == [1]
+
+    def test_other_versions_answer_anew(self, load: Callable[..., VideoSafetyR1], monkeypatch: pytest.MonkeyPatch) -> None:
+        before = load().journal.file.parent
+        with monkeypatch.context() as patch:
+            patch.setattr(av, "__version__", "0.0")
+            assert load().journal.file.parent != before
+        version = importlib.metadata.version
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0" if name == "videosafety" else version(name))
+        assert load().journal.file.parent != before
 
     def test_k_samples_of_one_prompt_are_k_requests(self, load: Callable[..., VideoSafetyR1], rows: Rows) -> None:
         torch.manual_seed(3)
@@ -336,6 +306,37 @@ class TestProcessorRefuses:
         (answer,) = ask(load(pretrained=str(qwen)), [{"query": "What is this?", "video": str(one)}])
         assert answer
         assert not answer.startswith("[")
+
+
+def test_only_pixels_take_the_type_of_the_weights(
+    load: Callable[..., VideoSafetyR1], rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen2.5-VL computes positions from second_per_grid_ts, which bfloat16 would round."""
+    qwen = build_tiny(tmp_path / "qwen", family="qwen2_5_vl", alarm=False)
+    model, seen = load(pretrained=str(qwen), dtype="bfloat16", fps=0.9), []
+    original = model._model.generate
+    monkeypatch.setattr(model._model, "generate", lambda **inputs: (seen.append(inputs), original(**inputs))[1])
+    ask(model, rows[:1])
+    assert seen[0]["pixel_values_videos"].dtype == torch.bfloat16
+    assert seen[0]["second_per_grid_ts"].dtype == torch.float32
+
+
+def test_an_answer_cut_at_the_token_limit_is_recorded(
+    load: Callable[..., VideoSafetyR1], rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(batch_size=2)
+    end, pad, word = model.tokenizer.eos_token_id, model.tokenizer.pad_token_id, model.tokenizer("word")["input_ids"][0]
+    made = torch.tensor([[word, word, word, end], [word, word, word, word]])
+    monkeypatch.setattr(model._model, "generate", lambda **inputs: torch.cat([inputs["input_ids"], made], dim=1))
+    ask(model, [rows[2], rows[5]], max_new_tokens=4)
+    assert [entry.get("cut", False) for entry in model.journal.answers.values()] == [False, True]
+    model.journal.answers.clear()
+    ask(model, [rows[2], rows[5]], max_new_tokens=4, until=[model.tokenizer.decode([word])])
+    assert not any(entry.get("cut") for entry in model.journal.answers.values()), "a stop string ends an answer"
+    model.journal.answers.clear()
+    made[1] = torch.tensor([word, end, pad, pad])
+    ask(model, [rows[2], rows[5]], max_new_tokens=4)
+    assert not any(entry.get("cut") for entry in model.journal.answers.values())
 
 
 @pytest.mark.parametrize(
