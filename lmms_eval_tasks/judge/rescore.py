@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videosafety.lmms_eval_tasks import metrics
+from videosafety.lmms_eval_tasks.alarm import GUARDED_INTERVAL, guarded_interval, with_interval
 from videosafety.lmms_eval_tasks.judge import Item, Judge, Verdict, get_judge, judge_facts
 from videosafety.lmms_eval_tasks.judge.batch import judge_all
 from videosafety.lmms_eval_tasks.judge.policy import policy, policy_hash
@@ -75,7 +76,7 @@ class _Log:
     def stale(self) -> list[str]:
         """The old judge's metrics that are not made anew: grades, RJScores, rates of a task's own. A rule's and an alarm's are none."""
         records = {name: value for row in self.rows for name, value in row.items() if isinstance(value, dict)}
-        anew = {self.metric, "unscored", PANEL, *SUMMARIES, *BY_CATEGORY, *GUARDED.values()}
+        anew = {self.metric, "unscored", PANEL, *SUMMARIES, *BY_CATEGORY, *GUARDED.values(), GUARDED_INTERVAL}
         made = [name for name, record in records.items() if name not in anew and record.keys() & {"judge", "video_id"}]
         return [name for name in made if records[name].get("judge") != RULE and not name.startswith(ALARM)]
 
@@ -189,7 +190,8 @@ def _judged_anew(log: _Log, verdicts: Sequence[Verdict]) -> _Log:
     def anew(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         doc = {key: row[log.metric][key] for key in RECORD_KEYS if key in row[log.metric]}
         kept = {key: value for key, value in row.items() if key not in (PANEL, *stale)}
-        return kept | metrics.records_of(log.metric, doc, verdict, tuple(name for name in (*BY_CATEGORY, *GUARDED.values()) if name in row))
+        fresh = metrics.records_of(log.metric, doc, verdict, tuple(name for name in (*BY_CATEGORY, *GUARDED.values()) if name in row))
+        return kept | (with_interval(log.metric, fresh) if GUARDED_INTERVAL in row else fresh)
 
     return _Log(log.task, log.metric, [anew(row, verdict) for row, verdict in zip(log.rows, verdicts, strict=True)])
 
@@ -224,7 +226,9 @@ def _figures(log: _Log) -> dict[str, Any]:
     shares |= {name: metrics.category_mean([row[name] for row in log.rows]) for name in BY_CATEGORY if all(name in row for row in log.rows)}
     shares |= {name: metrics.share([row[name] for row in log.rows]) for name in GUARDED.values() if all(name in row for row in log.rows)}
     panel = [row[PANEL] for row in log.rows if PANEL in row]
-    told = {PANEL: metrics.panel_agreement(panel)} if panel else {}
+    told: dict[str, Any] = {PANEL: metrics.panel_agreement(panel)} if panel else {}
+    if all(GUARDED_INTERVAL in row for row in log.rows):
+        told[GUARDED_INTERVAL] = guarded_interval([row[GUARDED_INTERVAL] for row in log.rows])
     return shares | {name: getattr(metrics, name)(columns[name]) for name in SUMMARIES} | told
 
 

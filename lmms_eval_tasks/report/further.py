@@ -8,10 +8,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videosafety.lmms_eval_tasks import metrics
+from videosafety.lmms_eval_tasks import alarm, metrics
 from videosafety.lmms_eval_tasks.metrics import Rate
 
-COMPANIONS = ("unscored", *metrics.SUMMARIES, metrics.PANEL)  # print n, interval and bounds of the main metric; no figures of their own
+# Print n, interval and bounds of other metrics; no figures of their own.
+COMPANIONS = ("unscored", *metrics.SUMMARIES, metrics.PANEL, *alarm.COMPANIONS)
 SHARES = ("share", "attack_rate")  # aggregations that give the share of scored rows (Video-SafetyBench's rounds it)
 NOT_COUNTED = "not_counted"  # a row that the metric leaves out by what it is, as recall leaves out harmless clips
 ROUNDED = 6e-4  # official code rounds its percentages to one place

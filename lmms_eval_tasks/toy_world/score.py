@@ -32,7 +32,8 @@ def process_harmless(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
 def _judged(metric: str, doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     known, points = alarm.told(doc, results[0])
-    return metrics.records_of(metric, known, verdict(doc, results[0]), (metrics.GUARDED[metric],)) | points
+    records = metrics.records_of(metric, known, verdict(doc, results[0]), (metrics.GUARDED[metric],))
+    return alarm.with_interval(metric, records) | points
 
 
 def exact(doc: dict[str, Any], answer: str) -> float:

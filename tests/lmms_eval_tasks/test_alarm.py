@@ -111,6 +111,42 @@ def test_auroc_is_over_labelled_rows_with_a_probability(pairs: list[tuple[float 
     assert alarm.of_task["visual"](points("t", pairs)) == wanted
 
 
+@pytest.mark.parametrize(
+    ("pairs", "wanted"),
+    [
+        pytest.param([(0.1, 0), (0.9, 1), (0.5, 1), (0.6, 0)], (4, 2, 2), id="both kinds"),
+        pytest.param([(0.1, 0), (0.9, 1), (None, 1), (0.0, -100), (0.0, None)], (2, 1, 1), id="rows that do not count"),
+        pytest.param([(0.1, 1), (0.9, 1)], (2, 0, 2), id="one kind has no interval"),
+        pytest.param([(None, 1), (0.9, None)], None, id="nothing counts"),
+        pytest.param([], None, id="no rows"),
+    ],
+)
+def test_an_auroc_has_its_rows_and_interval_beside_it(
+    pairs: list[tuple[float | None, int | None]], wanted: tuple[int, int, int] | None
+) -> None:
+    found = alarm._interval(points("t", pairs))
+    assert (found and (found["n"], found["n_safe"], found["n_harmful"])) == wanted
+    if found:
+        area = alarm.of_task["visual"](points("t", pairs))
+        assert (found["low"], found["high"]) == (None, None) if area is None else found["low"] <= area <= found["high"]
+        assert area is None or found["high"] - found["low"] > 0.3, "two rows of each kind tell little"
+
+
+def test_rows_of_one_video_do_not_narrow_an_aurocs_interval() -> None:
+    rows = [{"task": "t", "p": 0.9 * label, "label": label, "video_id": f"v{label}"} for label in (0, 1) for _ in range(20)]
+    alone = [rows[0], rows[-1]]
+    many, few = alarm._interval(rows), alarm._interval(alone)
+    assert many is not None
+    assert few is not None
+    assert (many["n"], many["low"], many["high"]) == (40, few["low"], few["high"])
+
+
+def test_no_companion_is_taken_for_its_figure_by_lmms_eval() -> None:
+    """It pools every metric whose name holds that of a group's figure by that figure's rule."""
+    figures = {"dsr", "frr", "unscored", "exact_match", *metrics.GUARDED.values(), *alarm.AUROC.values()}
+    assert not [(name, figure) for name in alarm.COMPANIONS for figure in figures if figure in name]
+
+
 class TestGroup:
     """The cells of VSB have one label each: only over all of them is there an AUROC."""
 
@@ -128,6 +164,9 @@ class TestGroup:
         wanted = auroc([r["p"] for r in rows], [r["label"] for r in rows])
         assert wanted not in (None, 0.0, 0.5, 1.0)
         assert alarm.vsb_visual([None] * 4, [2] * 4, True) == wanted
+        beside = alarm.vsb_visual_interval([None] * 4, [2] * 4, True)
+        assert (beside["n"], beside["n_safe"], beside["n_harmful"]) == (8, 4, 4)
+        assert beside["low"] < wanted < beside["high"]
 
     def test_another_task_with_the_same_rows_is_not_in_it(self) -> None:
         self.run()
@@ -138,6 +177,7 @@ class TestGroup:
     def test_a_task_less_is_no_figure(self) -> None:
         self.run(leave_out="vsb_hs")
         assert alarm.vsb_visual([None] * 3, [2] * 3) is None
+        assert alarm.vsb_visual_interval([None] * 3, [2] * 3) is None
 
     def test_an_earlier_runs_rows_are_not_taken_for_another_models(self) -> None:
         self.run()
@@ -199,11 +239,18 @@ def test_a_run_with_an_alarm_model(lmms_eval: Callable[..., Outcome], tmp_path: 
     assert results["vsb_hh"]["guarded_defence,none"] == pytest.approx(behind_guard(logged["vsb_hh"]))
     assert results["vsb_safeq"]["guarded_refusal,none"] == pytest.approx(behind_guard(logged["vsb_safeq"]))
     assert results["vsb"]["guarded_defence,none"] is not None
+    guarded, of_group = results["vsb_hh"]["guarded_interval,none"], results["vsb"]["alarm_interval_visual,none"]
+    assert (guarded["n"], of_group["n"], of_group["n_safe"]) == (4, 16, 8)
+    assert guarded["low"] <= results["vsb_hh"]["guarded_defence,none"] <= guarded["high"]
+    assert of_group["low"] <= results["vsb"]["alarm_auroc_visual,none"] <= of_group["high"]
     noted = first.results()["configs"]["vsb_hh"]["metadata"]["run"]["model"]
     assert noted["calibration"]["source"] == "uncalibrated"
 
     anew = rescore(first.folder, "keyword:harmbench", tmp_path / "anew")
     told = json.loads(next(anew.out.rglob("*_results.json")).read_text())["results"]
-    assert told["vsb"]["alarm_auroc_visual,none"] == results["vsb"]["alarm_auroc_visual,none"]
+    for kept in ("alarm_auroc_visual,none", "alarm_interval_visual,none"):
+        assert told["vsb"][kept] == results["vsb"][kept]
+    assert told["vsb_hh"]["guarded_interval,none"]["n"] == 4
+    assert not [remark for remark in anew.remarks if "interval" in remark]
     lines = [json.loads(line) for line in next(anew.out.rglob("*_samples_vsb_hh.jsonl")).read_text().splitlines()]
     assert told["vsb_hh"]["guarded_defence,none"] == pytest.approx(behind_guard([line["dsr"] for line in lines]))
