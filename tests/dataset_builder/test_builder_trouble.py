@@ -42,7 +42,7 @@ def replied(text: str | None, finish: str = "stop") -> dict[str, Any]:
     ("fault", "reason", "transient"),
     [
         (faulty("query", 401, {"error": {"message": "no"}}), "HTTP 401", True),
-        (faulty("query", 200, b"\x00\xffgarbage"), "not a chat completion", True),
+        (faulty("query", 200, b"\x00\xffgarbage"), "not a completion", True),
         (faulty("query", 200, replied("I will not.")), "not the JSON object", False),
         (faulty("query", 200, replied(None, "content_filter")), "refused", False),
         (faulty("query", 200, replied('{"query": "Step 1. Buy it. Step 2. Mix it, ok?"}')), "it teaches", False),
