@@ -77,7 +77,8 @@ def timeline(
 ) -> tuple[Scores, Clip]:
     """Score a video segment by segment; also the decoded clip, for the plot.
 
-    The frames are those of `guard.sampling`; every segment has those shown in [start, start + window). The last one ends with the video.
+    The frames are those of `guard.sampling`; every segment has those that begin in [start, start + window), or where none does the one on
+    screen. The last one ends with the video.
 
     Args:
         text: what is asked about each segment. The visual token stands before it and does not see it; only rounding may differ.
@@ -92,18 +93,23 @@ def timeline(
     if not (math.isfinite(window) and 0 < stride <= window):
         raise ValueError(f"stride must be above 0 and at most the window, got stride {stride} and window {window}")
     clip = decode(video, guard.sampling)
-    spans = segments(clip.seconds, clip.duration, window, stride)
+    spans = segments(clip.seconds, clip.duration, window, stride, max(1 / guard.sampling.fps, clip.duration / guard.sampling.max_frames))
     found: list[Segment] = []
     for i in range(0, len(spans), batch_size):
         found += _scored(guard, clip, spans[i : i + batch_size], text)
     return Scores(str(video), text, window, stride, clip.duration, len(clip.frames), tuple(found)), clip
 
 
-def segments(seconds: Sequence[float], duration: float, window: float, stride: float) -> list[tuple[float, float, range]]:
+def segments(seconds: Sequence[float], duration: float, window: float, stride: float, step: float) -> list[tuple[float, float, range]]:
     """(start, end, indices of frames) of each segment; a video shorter than the window is one segment.
 
+    A segment in which no frame begins has the one that is on screen at its start: a slide or a still recording stays for long.
+
+    Args:
+        seconds: when each sampled frame begins, from 0 on, ascending. step: seconds between two looks at the video.
+
     Raises:
-        ValueError: some segment has no frame: the window is shorter than the time between frames.
+        ValueError: some segment has no frame since nobody looked: the window is shorter than the step.
     """
     count = 1 + max(0, math.ceil((duration - window) / stride - 1e-9))
     found = []
@@ -112,9 +118,12 @@ def segments(seconds: Sequence[float], duration: float, window: float, stride: f
         start = 0.0 if n == 0 else min(n * stride, max(0.0, duration - window))
         end = min(start + window, duration) if duration > 0 else window
         inside = range(int(np.searchsorted(seconds, start - 1e-6)), int(np.searchsorted(seconds, start + window - 1e-6)))
-        if not inside:
-            raise ValueError(f"no frame between {start:.2f} s and {end:.2f} s: choose a longer window, or more frames a second")
-        found.append((start, end, inside))
+        if not inside and window < step - 1e-6:
+            raise ValueError(
+                f"no frame between {start:.2f} s and {end:.2f} s: the video is looked at every {step:.2f} s; choose a window of that length"
+                " or more, more frames a second, or more frames"
+            )
+        found.append((start, end, inside or range(inside.start - 1, inside.start)))
     return found
 
 

@@ -42,15 +42,44 @@ def test_segments_cover_every_moment_and_end_with_the_video(
     duration: float, window: float, stride: float, spans: list[tuple[float, float]]
 ) -> None:
     seconds = np.arange(0, duration, 0.5).tolist()
-    found = segments(seconds, duration, window, stride)
+    found = segments(seconds, duration, window, stride, step=0.5)
     assert [(a, b) for a, b, _ in found] == spans
     for start, end, inside in found:
         assert [seconds[i] for i in inside] == [s for s in seconds if start <= s < end]
     assert set().union(*(inside for *_, inside in found)) == set(range(len(seconds)))
 
 
+@pytest.mark.parametrize("step", [0.04, 1.0, 8.0], ids=["looked at 25 times a second", "once a second", "once a window"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param([0.0, 20.0, 40.0, 60.0], id="slides"),
+        pytest.param([0.0], id="one picture"),
+        pytest.param([0.0, 0.5, 1.0, 1.5, 50.0, 50.5], id="a still in between"),
+    ],
+)
+def test_a_segment_in_which_no_frame_begins_has_the_one_on_screen(seconds: list[float], step: float) -> None:
+    found = segments(seconds, 62.0, 8.0, 4.0, step)
+    assert len(found) == 15
+    for start, end, inside in found:
+        begins = [i for i, s in enumerate(seconds) if start <= s < end]
+        assert list(inside) == (begins or [max(i for i, s in enumerate(seconds) if s <= start)])
+
+
+def test_slides_are_scored_and_what_shows_the_same_equally(guard: Guard, tmp_path: Path) -> None:
+    """The mend that the command named, more frames a second, could not work: there were no more."""
+    slides = write_video(tmp_path / "slides.mp4", frames=4, fps=1, gop=1)
+    judge = Guard(guard.model, guard.processor, Sampling(fps=25))
+    scores, clip = timeline(judge, slides, window=0.5, stride=0.25)
+    assert len(clip.frames) == 4
+    assert len(scores.segments) == 15
+    assert [s.error for s in scores.segments] == [None] * 15
+    assert scores.segments[1].p_visual == pytest.approx(scores.segments[2].p_visual, abs=2e-5)  # both show the first slide alone
+    assert scores.segments[1].p_visual != pytest.approx(scores.segments[5].p_visual, abs=1e-4)
+
+
 def test_one_frame_is_one_segment() -> None:
-    assert [(a, list(i)) for a, _, i in segments([0.0], 0.0, 8.0, 4.0)] == [(0.0, [0])]
+    assert [(a, list(i)) for a, _, i in segments([0.0], 0.0, 8.0, 4.0, step=1.0)] == [(0.0, [0])]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +90,7 @@ def test_one_frame_is_one_segment() -> None:
         (4, -1, "above 0"),
         (math.inf, 1, "stride"),
         (math.nan, 1, "stride"),
-        (0.4, 0.4, "no frame between 0.40"),
+        (0.4, 0.4, "no frame between 0.40 s and 0.80 s: the video is looked at every 1.00 s"),
     ],
 )
 def test_windows_that_leave_something_out_are_refused(guard: Guard, long: Path, window: float, stride: float, says: str) -> None:
