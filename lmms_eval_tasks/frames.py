@@ -1,4 +1,4 @@
-"""Sampled frames as they come out of a decoder: upright, within the pixel budget, in one array within the memory allowed."""
+"""Frames and images as they come out of a decoder: upright, within the pixel budget, in one array within the memory allowed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 MAX_FRAME_PIXELS = 8192 * 4320
 MAX_CLIP_BYTES = 2 << 30
+EXIF_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class MediaError(Exception):
@@ -71,6 +80,12 @@ def upright(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     if matrix[1, 1] < 0:
         frame = frame[::-1]
     return frame
+
+
+def exif_upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says. Pillow's own function writes the EXIF anew and fails, with any exception, on damaged entries."""
+    turn = EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 def fitted(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:

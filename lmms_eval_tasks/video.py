@@ -17,10 +17,19 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from videosafety.lmms_eval_tasks.frame_store import FrameStore
-from videosafety.lmms_eval_tasks.frames import MAX_CLIP_BYTES, MAX_FRAME_PIXELS, Frames, MediaError, display_matrix, fit, upright
+from videosafety.lmms_eval_tasks.frames import (
+    MAX_CLIP_BYTES,
+    MAX_FRAME_PIXELS,
+    Frames,
+    MediaError,
+    display_matrix,
+    exif_upright,
+    fit,
+    upright,
+)
 from videosafety.lmms_eval_tasks.whole_images import whole_images_only
 
 BACKENDS = ("pyav", "torchcodec", "decord")
@@ -32,15 +41,7 @@ OPEN_OPTIONS = {
 MAX_FILE_BYTES = 2 << 30
 SECONDS_TO_DECODE = 120.0, 3600.0  # at least, at most; between them a video may take as long as it lasts
 MAX_PACKETS = 2_000_000
-EXIF_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+FRAMES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def decode(path: str | os.PathLike[str], sampling: Sampling, backend: str = "pya
     if backend == "pyav":
         _pyav(file, timeline, frames)
     else:
-        _refuse_turned(file, backend)
+        _check_for(backend, file, frames)
         {"torchcodec": _torchcodec, "decord": _decord}[backend](file, frames)
     seconds = [timeline.seconds[i] for i in indices]
     return Clip(frames.whole(), indices, seconds, len(timeline.seconds), timeline.fps, timeline.duration)
@@ -241,11 +242,13 @@ def _decode_runs(file: Path, timeline: Timeline, runs: list[list[int]], frames: 
                     break
 
 
-def _refuse_turned(file: Path, backend: str) -> None:
-    """Raises MediaError for a video that has to be turned for showing: decoders other than PyAV do so, or not, as their version likes."""
+def _check_for(backend: str, file: Path, frames: Frames) -> None:
+    """Raises MediaError where the frames take too much memory, or have to be turned: other decoders than PyAV may or may not turn them."""
     try:
         with av.open(str(file), options=OPEN_OPTIONS) as container:
-            matrix = next(display_matrix(frame) for frame in container.decode(_video_stream(container, file)))
+            stream = _video_stream(container, file)
+            frames.room(stream.height, stream.width)
+            matrix = next(display_matrix(frame) for frame in container.decode(stream))
     except av.error.FFmpegError as error:
         raise MediaError(f"{file}: not a readable video ({error.strerror or type(error).__name__})") from error
     except StopIteration as error:
@@ -270,26 +273,33 @@ def _runs(timeline: Timeline, indices: Sequence[int]) -> list[list[int]]:
     return runs
 
 
+def _batched(indices: list[int]) -> list[list[int]]:
+    """In pieces: these decoders hold whole batches at the video's full size."""
+    return [indices[i : i + FRAMES_AT_ONCE] for i in range(0, len(indices), FRAMES_AT_ONCE)]
+
+
 def _torchcodec(file: Path, frames: Frames) -> None:
     from torchcodec.decoders import VideoDecoder
 
     try:
-        batch = VideoDecoder(str(file), dimension_order="NHWC").get_frames_at(indices=frames.indices)
+        decoder = VideoDecoder(str(file), dimension_order="NHWC")
+        for some in _batched(frames.indices):
+            for index, frame in zip(some, decoder.get_frames_at(indices=some).data, strict=True):
+                frames.add(index, frame.numpy())
     except (RuntimeError, IndexError) as error:
         raise MediaError(f"{file}: torchcodec could not decode it ({str(error).splitlines()[0]})") from error
-    for index, frame in zip(frames.indices, batch.data, strict=True):
-        frames.add(index, frame.numpy())
 
 
 def _decord(file: Path, frames: Frames) -> None:
     import decord
 
     try:
-        batch = decord.VideoReader(str(file), num_threads=1).get_batch(frames.indices).asnumpy()
+        decoder = decord.VideoReader(str(file), num_threads=1)
+        for some in _batched(frames.indices):
+            for index, frame in zip(some, decoder.get_batch(some).asnumpy(), strict=True):
+                frames.add(index, frame)
     except (decord.DECORDError, IndexError) as error:
         raise MediaError(f"{file}: decord could not decode it ({str(error).splitlines()[0]})") from error
-    for index, frame in zip(frames.indices, batch, strict=True):
-        frames.add(index, frame)
 
 
 def backend_problem(backend: str) -> str | None:
@@ -324,16 +334,10 @@ def load_image(image: str | os.PathLike[str] | Image.Image, max_pixels: int | No
             opened = Image.open(checked_file(image)) if isinstance(image, (str, os.PathLike)) else image
             if opened.width * opened.height > MAX_FRAME_PIXELS:
                 raise MediaError(f"{image}: {opened.width}x{opened.height} is over the limit of {MAX_FRAME_PIXELS} pixels")
-            rgb = _exif_upright(opened).convert("RGB")
+            rgb = exif_upright(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on hostile files
         raise MediaError(f"{image}: not a readable image ({error})") from error
     return Image.fromarray(fit(np.asarray(rgb), max_pixels)) if max_pixels else rgb
-
-
-def _exif_upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says. Pillow's own function writes the EXIF anew and fails, with any exception, on damaged entries."""
-    turn = EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    return image if turn is None else image.transpose(turn)
 
 
 # --- cache -------------------------------------------------------------------------------------------------------------------------

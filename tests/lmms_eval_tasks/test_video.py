@@ -40,6 +40,20 @@ def test_every_decoder_gives_the_frames_asked_for(tmp_path: Path, backend: str, 
     assert (clip.total, clip.duration) == (32, pytest.approx(4.0))
 
 
+@pytest.mark.parametrize("backend", ["torchcodec", "decord"])
+def test_decoders_that_work_in_batches_keep_the_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    if problem := video.backend_problem(backend):
+        pytest.skip(problem)
+    file = write_video(tmp_path / "clip.mp4", frames=160)
+    clip = decode(file, Sampling(), backend)
+    assert len(clip.indices) > 2 * video.FRAMES_AT_ONCE
+    assert shown(clip) == [round(7 * i % 256 / 7) for i in clip.indices]
+    monkeypatch.setattr(frames, "MAX_CLIP_BYTES", 100)
+    monkeypatch.setattr(video, "_batched", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(MediaError, match="over the limit of"):
+        decode(file, Sampling(), backend)
+
+
 def test_seeking_gives_the_same_frames_as_decoding_on(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.mp4", frames=36, fps=4, gop=3)
     every = decode(file, Sampling(fps=4))
