@@ -23,7 +23,7 @@ from videosafety.training_recipes import recipe as recipes
 from videosafety.training_recipes.collate import UNLABELLED, Encoder, append
 from videosafety.training_recipes.data import DataError
 from videosafety.training_recipes.recipe import ParamGroups, Recipe
-from videosafety.training_recipes.run import GIB
+from videosafety.training_recipes.run import beside
 from videosafety.training_recipes.schema import Row
 from videosafety.training_recipes.shared_video import Seen, join, learns, see
 
@@ -133,8 +133,7 @@ def probe(trainer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     with torch.no_grad(), trainer.compute_loss_context_manager():
         loss = trainer.compute_loss(trainer.model, batch)
-    weights = 0 if trainer.ref_model is None else sum(p.numel() * p.element_size() for p in trainer.ref_model.parameters())
-    return {"tokens": batch["input_ids"].numel(), "loss": float(loss), "reference_gib_beside_the_estimate": round(weights / GIB, 3)}
+    return {"tokens": batch["input_ids"].numel(), "loss": float(loss)} | beside(trainer.ref_model)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from videosafety.training_recipes.collate import Encoder
 from videosafety.training_recipes.data import DataError, prompt_messages
 from videosafety.training_recipes.prefix import Prompt, lay_out, only, packs, prefill, prompt_of
 from videosafety.training_recipes.recipe import ParamGroups, Recipe
+from videosafety.training_recipes.run import beside
 from videosafety.training_recipes.schema import SAFETY_TYPE, Row
 from videosafety.training_recipes.shared_video import Seen, inside, join, learns, plain, see
 
@@ -169,7 +170,8 @@ class VideoGRPOTrainer(ParamGroups, GRPOTrainer):
         logps, _ = self._score(self.model, ids, mask.bool().to(ids.device), range(len(rows)))
         prompts = max(sum(len(prompt.ids) for prompt in self._prompts), 1)
         tokens = prompts + self.args.per_device_train_batch_size * self.max_completion_length
-        return {"tokens": tokens, "prompt_tokens": prompts, "packed": self._packs, "reference_logp": float(logps.sum() / mask.sum())}
+        found = {"tokens": tokens, "prompt_tokens": prompts, "packed": self._packs, "reference_logp": float(logps.sum() / mask.sum())}
+        return found | beside(self.ref_model)
 
     def _on_device(self, value: Any) -> Any:
         return value.to(self.accelerator.device) if torch.is_tensor(value) else value
@@ -262,9 +264,9 @@ class VideoGRPOTrainer(ParamGroups, GRPOTrainer):
         out["completion_mask"] = mask * mine[:, None]
         out["advantages"] = out["advantages"] * mine
         out["num_items_in_batch"] = self.accelerator.gather(out["completion_mask"].sum()).sum()
-        # The rows over which a loss is averaged: those of one optimiser step, or of the generation batch where a step takes several.
-        steps = min(self.args.steps_per_generation, self.args.gradient_accumulation_steps) if mode == "train" else 1
-        rows = len(mask) * steps // self.args.steps_per_generation if mode == "train" else len(mask)
+        # The rows over which a loss is averaged: those of one optimiser step.
+        share = self.args.steps_per_generation // self.args.gradient_accumulation_steps if mode == "train" else 1
+        rows = len(mask) // share
         left = self.accelerator.reduce(mine.view(-1, rows).sum(1).float(), reduction="sum")
         out["counted"] = left.repeat_interleave(rows)
         out["scale"] = torch.where(left > 0, rows * self.accelerator.num_processes / left.clamp(min=1), 0).repeat_interleave(rows)
@@ -377,10 +379,14 @@ def check(args: Any, rows: int, *, wants_reference: bool, has_reference: bool) -
     if args.beta and wants_reference != has_reference:
         raise ValueError("a reference is needed with beta > 0, but not with LoRA, where it is the model with the adapter off")
     steps, window = args.steps_per_generation, args.gradient_accumulation_steps
-    if steps % window and window % steps:
-        raise ValueError(f"steps_per_generation {steps} and gradient_accumulation_steps {window}: one must be a multiple of the other")
+    if steps % window:  # a step over several generation batches would average their means, and not their answers
+        raise ValueError(
+            f"gradient_accumulation_steps {window} does not divide steps_per_generation {steps}: leave steps_per_generation out, or set it "
+            f"to {window} or a multiple"
+        )
     every = steps * args.num_iterations
-    if args.save_strategy == "steps" and args.save_steps >= 1 and (args.save_steps * window) % every:
+    between = (args.save_steps * window) % every if args.save_steps >= 1 else every > window  # below 1 it is a share of all steps
+    if args.save_strategy == "steps" and between:
         raise ValueError(
             f"save_steps {args.save_steps:g}: a checkpoint would fall between updates from one generation batch, and could not be resumed "
             f"from exactly; save every {every // window} optimiser step(s), or a multiple"

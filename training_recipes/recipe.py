@@ -60,8 +60,8 @@ class Recipe:
     max_pixels: int | None = None  # of a frame; null keeps its size
     dtype: str = "float32"  # in which weights are loaded; bfloat16 only where they are frozen
     attn_implementation: str | None = None  # as in transformers: sdpa, eager, flash_attention_2; null lets it choose
-    alarm_token_lr: float | None = None  # null: learning_rate
-    alarm_head_lr: float | None = None
+    alarm_token_lr: float | None = 1e-5  # the paper's value; null: learning_rate
+    alarm_head_lr: float | None = 1e-5
     lora_rank: int = 0  # 0: all weights of the language model learn, if it is in `train`
     lora_alpha: int | None = None  # null: twice the rank
     dry_run: bool = False  # show what would be done, try one batch, and stop

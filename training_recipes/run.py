@@ -209,9 +209,18 @@ def memory(model: Any, tokens: int, checkpointing: bool, half: bool) -> dict[str
     held = layer * (2 * text.num_hidden_layers + 34 if checkpointing else 34 * text.num_hidden_layers)
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found = {
-        "weights": sum(p.numel() * p.element_size() for p in model.parameters()) / GIB,
+        "weights": _weights(model),
         "gradients": 4 * learn / GIB,
         "optimizer": 8 * learn / GIB,
         "activations": held / GIB,
     }
     return {key: round(value, 3) for key, value in (found | {"sum": sum(found.values())}).items()}
+
+
+def beside(reference: Any | None) -> dict[str, float]:
+    """For a probe: GiB of the reference's weights, which `memory` knows nothing of; 0 where the model itself is the reference."""
+    return {"reference_gib_beside_the_estimate": 0.0 if reference is None else round(_weights(reference), 3)}
+
+
+def _weights(model: Any) -> float:
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / GIB

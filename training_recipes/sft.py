@@ -25,12 +25,13 @@ STAGES = ("sft", "at_sft")
 
 @dataclass
 class SFTSettings(TrainingArguments):
-    """transformers' TrainingArguments and what supervised stages add.
+    """transformers' TrainingArguments, with the paper's rate of the language model, and what supervised stages add.
 
     Raises:
         ValueError: an option of Trainer that would go around the loss of ours.
     """
 
+    learning_rate: float = 1e-6  # the paper's value
     visual_loss_weight: float = 0.1  # λ of the visual head in stage at_sft (the paper's value); stage sft has no such loss
     textual_loss_weight: float = 0.1
     token_weights: str | None = None  # dotted path package.module:function of a `collate.Weigh`; null: every token of an answer weighs 1

@@ -79,6 +79,7 @@ def recipe(name: str = "videollama3", **values: Any) -> Recipe:
     """A recipe on a tiny checkpoint."""
     alarm = values.pop("alarm", True)
     sound = {"stage": "at_sft", "model": str(folder(name, alarm)), "data": ["rows.jsonl"], "data_root": str(media()), "fps": 2.0}
+    sound |= {"alarm_token_lr": None, "alarm_head_lr": None}  # all parts at the settings' rate
     return Recipe(**sound | {"train": ALL if alarm else ["language_model"]} | values)
 
 

@@ -44,10 +44,20 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path, capsys: pytest.Captur
     grpo.main(command(tmp_path, dry_run=True))
     said = json.loads(capsys.readouterr().out)
     assert said["one_batch"]["packed"] is True
+    reference = said["one_batch"]["reference_gib_beside_the_estimate"]
+    assert reference == pytest.approx(said["memory_estimate_gib"]["weights"], abs=2e-3)
     assert said["one_batch"]["tokens"] == said["one_batch"]["prompt_tokens"] + 4 * 4
     assert said["batch"]["rows_per_optimizer_step"] == 2
     assert said["parts"]["vision"]["trained"] == 0 < said["parts"]["language_model"]["trained"]
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_with_lora_the_model_is_its_own_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDEOSAFETY_CACHE_DIR", str(tmp_path))
+    grpo.main(command(tmp_path, dry_run=True, lora_rank=2))
+    assert json.loads(capsys.readouterr().out)["one_batch"]["reference_gib_beside_the_estimate"] == 0
 
 
 def test_a_run_leaves_a_model_and_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

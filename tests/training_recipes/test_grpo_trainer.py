@@ -256,7 +256,10 @@ def test_rewards_get_the_columns_that_they_read(reward: Any, tmp_path: Path, mon
     ({"loss_type": "bnpo"}, "loss_type must be one of grpo, dr_grpo, dapo"),
     ({"multi_objective_aggregation": "normalize_then_sum"}, "sum_then_normalize"),
     ({"sync_ref_model": True}, "the reference is the start checkpoint"),
-    ({"steps_per_generation": 3, "gradient_accumulation_steps": 2}, "one must be a multiple of the other"),
+    ({"steps_per_generation": 3, "gradient_accumulation_steps": 2}, "2 does not divide steps_per_generation 3"),
+    ({"steps_per_generation": 1, "gradient_accumulation_steps": 4}, "leave steps_per_generation out, or set it to 4 or a multiple"),
+    ({"num_iterations": 2, "max_steps": 4, "save_strategy": "steps", "save_steps": 0.25}, "save every 2 optimiser"),
+    ({"steps_per_generation": 2, "per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 0.5}, "save every 2 optimiser"),
     ({"num_iterations": 2, "save_strategy": "steps", "save_steps": 3}, "save every 2 optimiser"),
     ({"per_device_train_batch_size": 12}, r"2 row\(s\), but one generation batch takes 4"),
 ])  # fmt: skip
@@ -264,6 +267,10 @@ def test_settings_that_cannot_be(more: dict[str, Any], message: str, tmp_path: P
     with pytest.raises(ValueError, match=message) as error:
         cases.trainer(tmp_path, **more)
     assert isinstance(error.value, DataError) == ("generation batch takes" in message)
+
+
+def test_a_share_of_all_steps_may_be_saved_where_every_step_has_its_own_answers(tmp_path: Path) -> None:
+    cases.trainer(tmp_path, save_strategy="steps", save_steps=0.25)
 
 
 def test_text_only_rows_and_mixed_batches(tmp_path: Path) -> None:

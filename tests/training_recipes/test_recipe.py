@@ -34,10 +34,10 @@ def written(folder_: Path, **values: Any) -> list[str]:
 
 
 def test_the_command_line_overrides_the_yaml(tmp_path: Path) -> None:
-    argv = written(tmp_path, fps=2.0, learning_rate="1e-6", alarm_token_lr="1e-5", max_frames=8, seed=5)
+    argv = written(tmp_path, fps=2.0, learning_rate="1e-6", alarm_token_lr="2e-5", max_frames=8, seed=5)
     given, settings = parse([*argv, "--max-frames", "16", "--data", "a.jsonl", "b.jsonl", "--dry-run"], sft.SFTSettings)
     assert (given.fps, given.max_frames, given.data, given.dry_run) == (2.0, 16, ["a.jsonl", "b.jsonl"], True)
-    assert (given.alarm_token_lr, given.alarm_head_lr, settings.learning_rate) == (1e-5, None, 1e-6)
+    assert (given.alarm_token_lr, given.alarm_head_lr, settings.learning_rate) == (2e-5, 1e-5, 1e-6)
     assert settings.remove_unused_columns is False
     assert settings.data_seed == settings.seed == 5
 
@@ -247,6 +247,13 @@ def test_every_group_has_its_rate(rank: int, tmp_path: Path) -> None:
     assert (first["learning_rate"], first["lr_alarm_tokens"], first["lr_alarm_heads"]) == (1e-4, 1e-2, 1e-3)
     held = [id(value) for group in groups for value in group["params"]]
     assert len(held) == len(set(held)) == sum(value.requires_grad for value in one.model.parameters())
+
+
+def test_rates_are_the_papers_unless_a_recipe_says_otherwise(tmp_path: Path) -> None:
+    plain = Recipe(stage="at_sft", model="m", data=["d"], train=ALL)
+    settings = sft.SFTSettings(output_dir=str(tmp_path), use_cpu=True)
+    groups = param_groups(load_model(recipe())[0], plain, settings.learning_rate, settings.weight_decay, [])
+    assert {group["name"]: group["lr"] for group in groups} == {"language_model": 1e-6, "alarm_tokens": 1e-5, "alarm_heads": 1e-5}
 
 
 def test_rates_fall_back_to_the_learning_rate() -> None:

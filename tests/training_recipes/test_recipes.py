@@ -91,6 +91,8 @@ def test_it_hides_no_default_that_matters(file: Path) -> None:
     wanted |= {"gradient_accumulation_steps", "bf16", "seed", "lr_scheduler_type", "weight_decay"}
     wanted |= {"beta", "epsilon", "num_generations", "reward", "max_completion_length"} if said["stage"] == "grpo" else set()
     assert wanted <= said.keys() or "toy_world" in file.parts, wanted - said.keys()
+    assert {f"{part.removesuffix('s')}_lr" for part in said["train"] if part.startswith("alarm_")} <= said.keys()
+    assert "learning_rate" in said
     assert file.read_text(encoding="utf-8").startswith("# ")
 
 
