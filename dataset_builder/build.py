@@ -38,14 +38,14 @@ from videosafety.dataset_builder.review import (
 )
 from videosafety.dataset_builder.rows import Bundle, Rejection, Row, digest, number
 from videosafety.dataset_builder.servers import Asker
-from videosafety.dataset_builder.split import assign, components
+from videosafety.dataset_builder.split import BANDS, TIED, assign, components
 from videosafety.dataset_builder.stats import write_pages
 from videosafety.dataset_builder.write import folder_of, replacing, write_rows
+from videosafety.lmms_eval_tasks.journal import checkpoint_identity
 from videosafety.lmms_eval_tasks.judge.policy import category_groups, policy_hash
 
 PROMPTS = ("label", "describe", "query", "check", "translate")
 ASKING = 8  # bundles that each worker has in work where servers do the work
-TIED = 2  # clips whose fingerprints differ in up to so many times the bits of a duplicate may stay, but in one split
 
 
 class BuildError(Exception):
@@ -72,9 +72,12 @@ def phases(config: Config) -> tuple[Phase, Phase, Phase]:
     """Media, words and training: each with a key that changes with whatever its outcome depends on."""
     made_by = [VERSION, dict(versions()), str(config.work)]
     prompts = {name: template(name).hash for name in PROMPTS}
-    media = digest(made_by, config.of("limits", "shots", "filter"))
+    features, alarm = (
+        checkpoint_identity(str(config.root / folder), None) if folder else None for folder in (config.filter.features, config.spans.model)
+    )  # files of models, not only their folder: it may hold other weights next time
+    media = digest(made_by, config.of("limits", "shots", "filter"), features)
     asked = config.of("name", "seed", "servers", "labels", "describe", "queries", "translate", "spans")
-    words = digest(media, asked, prompts, policy_hash())
+    words = digest(media, asked, alarm, prompts, policy_hash())
     training = digest(words, config.of("training"), template("reason").hash)
 
     def phase(name: str, key: str, stages: tuple[str, ...], unit: str, width: int, gpu: frozenset[str] = frozenset()) -> Phase:
@@ -174,7 +177,7 @@ class Build:
         for i, row in enumerate(self._lists.read("clips")):
             prints[i] = np.frombuffer(bytes.fromhex(row["provenance"]["fingerprint"]), np.uint8)
         bits = self._config.filter.duplicate_bits
-        leader, tied = filtering.clusters(prints, bits), filtering.clusters(prints, TIED * bits)
+        leader, tied = (filtering.clusters(prints, most, BANDS) for most in (bits, TIED * bits))
         decided = clip_decisions(self._standing.values())
         followed = set(leader[leader != np.arange(clips)].tolist())
         names: dict[int, str] = {}

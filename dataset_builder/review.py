@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,13 +156,22 @@ class Decisions:
 
 
 def _agreement(last: Mapping[tuple[Key, str], Decision]) -> dict[str, Any]:
-    """How far reviewers agree on accept, fix or reject: Cohen's kappa of each two, Krippendorff's alpha of all, n items with two."""
+    """How far reviewers agree on accept, fix or reject, as `agreement` says it, and who they are."""
     people = sorted({who for _, who in last})
     items = sorted({item for item, _ in last})
-    labels = {who: [d.action if (d := last.get((item, who))) else None for item in items] for who in people}
-    both = sum(sum(labels[who][i] is not None for who in people) > 1 for i in range(len(items)))
+    actions = {who: [d.action if (d := last.get((item, who))) else None for item in items] for who in people}
+    return {"reviewers": people, **agreement(actions)}
+
+
+def agreement(labels: Mapping[str, Sequence[str | None]]) -> dict[str, Any]:
+    """How far people or judges agree, by name the label of each item, None where there is none.
+
+    Returns:
+        `alpha`: Krippendorff's, over the `n` items with two labels; `kappa`: Cohen's of each two, with its own `n`; None where undefined.
+    """
+    two = sum(sum(label is not None for label in item) > 1 for item in zip(*labels.values(), strict=True))
     kappa = {f"{a} / {b}": {"kappa": k.kappa, "n": k.n} for (a, b), k in pairwise_kappa(labels).items()}
-    return {"reviewers": people, "alpha": krippendorff_alpha(list(labels.values())), "kappa": kappa, "n": both}
+    return {"alpha": krippendorff_alpha(list(labels.values())), "kappa": kappa, "n": two}
 
 
 def error_rate(standing: Iterable[Decision]) -> dict[str, Any]:

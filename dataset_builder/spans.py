@@ -8,9 +8,9 @@ from pathlib import Path
 
 from videosafety.dataset_builder.config import Config, ConfigError, Judge
 from videosafety.dataset_builder.label import all_asked, decide, vote
-from videosafety.dataset_builder.rows import Outcome, Rejected, Row, Stage, said
+from videosafety.dataset_builder.rows import Outcome, Rejected, Row, Stage, digest, said
 from videosafety.dataset_builder.servers import Ask
-from videosafety.lmms_eval_tasks.video import MediaError
+from videosafety.lmms_eval_tasks.video import MediaError, content_hash
 
 Span = tuple[float, float]
 
@@ -93,7 +93,8 @@ class _Timeline:
             raise ConfigError(f"spans.model: {error}") from error
         self._window, self._threshold = config.spans.window, config.spans.threshold
         self._lock = threading.Lock()
-        self.name = f"alarm timeline of {folder.name}"
+        weights = [content_hash(file) for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
+        self.name = f"alarm timeline of {folder.name} ({digest(weights, length=8)})"
 
     def harmful(self, file: str) -> list[Span]:
         from videosafety.hf_models.timeline import timeline

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+TIED = 2  # clips whose fingerprints differ in up to so many times the bits of a duplicate may stay, but in one split
+BANDS = 16  # of a fingerprint; the search compares two clips only where one of these is the same in both
+_BITS = 256
+
+
+def recall(bits: int) -> float:
+    """The share of pairs that the search finds where `bits` of 256 differ and chance spreads them, in [0, 1].
+
+    The chance that one band at least has none of them, by inclusion and exclusion: near 1-(1-(1-d/256)^16)^16, and 1 below 16 bits.
+    """
+    width, bits = _BITS // BANDS, min(bits, _BITS)
+    hits = sum((-1) ** (k + 1) * math.comb(BANDS, k) * math.comb(_BITS - k * width, bits) for k in range(1, BANDS + 1))
+    return hits / math.comb(_BITS, bits)
 
 
 def components(*memberships: np.ndarray) -> np.ndarray:

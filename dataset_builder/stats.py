@@ -18,9 +18,11 @@ from videosafety.dataset_builder.config import SPLITS, Config
 from videosafety.dataset_builder.lists import Lists
 from videosafety.dataset_builder.prompts import TEMPLATES, bodies
 from videosafety.dataset_builder.provenance import versions
+from videosafety.dataset_builder.review import agreement
 from videosafety.dataset_builder.rows import number
+from videosafety.dataset_builder.split import TIED, recall
 from videosafety.dataset_builder.write import folder_of, replacing
-from videosafety.lmms_eval_tasks.judge.agreement import panel_agreement
+from videosafety.lmms_eval_tasks.judge.agreement import panel_labels
 from videosafety.lmms_eval_tasks.judge.policy import category_groups, policy_hash
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def gather(config: Config, found: Built, lists: Lists) -> dict[str, Any]:
         "durations": {name: counts["duration"][name] for name in map(bucket, (0.0, *DURATIONS))},
         "labels_decided_by": dict(counts["decided"]),
         "spans_by": dict(counts["spans"]),
-        "agreement": panel_agreement(votes.all()),
+        "agreement": agreement(panel_labels(votes.all())),
         "families": {role: sorted(names) for role, names in config.families().items()},
         "queries": {
             "n": len(english),
@@ -131,6 +133,7 @@ def gather(config: Config, found: Built, lists: Lists) -> dict[str, Any]:
         },
         "translation": {"n": len(chrf), "mean_chrf": sum(chrf) / len(chrf) if chrf else None},
         "near_duplicates": found.duplicates,
+        "likeness": [{"bits": bits, "found": recall(bits)} for bits in (config.filter.duplicate_bits, TIED * config.filter.duplicate_bits)],
         "rejected": dict(found.rejected.most_common()),
         "review": found.review | {"queue": found.to_review},
         "training": {key: n for key, n in found.rows.items() if key.endswith(" rows")},
