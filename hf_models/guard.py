@@ -120,26 +120,29 @@ class Guard:
             return self.model.alarm_probs(**on_model(inputs, self.model)).float().cpu()
 
     def judge(self, rows: Iterable[Row], batch_size: int = 8, workers: int = 2) -> Iterator[dict[str, Any]]:
-        """One result a row, in order, while later ones are decoded.
+        """One result a row, in order, while later ones are decoded. Where memory runs out, prefills get smaller.
 
         Each has `id`, the media path, `p_visual` and `p_textual` in [0, 1] or null with a word on why under `missing`, `flagged` (null
         where there is neither probability), `error` (null, or why the row could not be judged: then nothing else is known), and the
         row's `extra`.
         """
+        from videosafety.lmms_eval_tasks.halving import Halving
         from videosafety.lmms_eval_tasks.inputs import model_inputs
         from videosafety.lmms_eval_tasks.pipeline import prepared
 
-        order, waiting = list(rows), {}
+        order, waiting, memory = list(rows), {}, Halving(batch_size)
         batches = [[_request(i, order[i]) for i in part] for part in _batches(order, batch_size)]
         following = 0
         for ready in prepared(batches, Decoder(self.sampling), lambda loaded: model_inputs(self.processor, loaded), workers):
-            waiting.update({request.index: _failed(order[request.index], message) for request, message in ready.failed})
-            pairs = self.of_inputs(ready.inputs).tolist() if ready.loaded else []
-            for item, pair in zip(ready.loaded, pairs, strict=True):
-                waiting[item.request.index] = self.result(order[item.request.index], pair)
+            judged, lost = memory.run(ready.loaded, ready.inputs, self._pairs)
+            waiting.update({request.index: _failed(order[request.index], message) for request, message in [*ready.failed, *lost]})
+            waiting.update({request.index: self.result(order[request.index], pair) for request, pair in judged})
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1
+
+    def _pairs(self, batch: list[Loaded], inputs: Mapping[str, Any] | None) -> list[list[float]]:
+        return (self.probabilities(batch) if inputs is None else self.of_inputs(inputs)).tolist()
 
     def result(self, row: Row, pair: Iterable[float]) -> dict[str, Any]:
         """What `judge` gives for a row with these two probabilities, NaN where there was no token."""

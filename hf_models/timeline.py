@@ -17,6 +17,7 @@ import numpy as np
 from videosafety.hf_models.guard import NO_TOKEN, Guard
 
 if TYPE_CHECKING:
+    from videosafety.lmms_eval_tasks.halving import Halving
     from videosafety.lmms_eval_tasks.video import Clip
 
 MAX_FRAMES = 3600  # an hour at one frame a second; longer videos are sampled more thinly
@@ -88,6 +89,7 @@ def timeline(
         ValueError: window or stride out of range, or a window too short to have a frame at this sampling.
         MediaError: the video cannot be decoded: then there is no score at all, not even of a part.
     """
+    from videosafety.lmms_eval_tasks.halving import Halving
     from videosafety.lmms_eval_tasks.video import decode
 
     if not (math.isfinite(window) and 0 < stride <= window):
@@ -95,8 +97,9 @@ def timeline(
     clip = decode(video, guard.sampling)
     spans = segments(clip.seconds, clip.duration, window, stride, max(1 / guard.sampling.fps, clip.duration / guard.sampling.max_frames))
     found: list[Segment] = []
+    memory = Halving(batch_size)
     for i in range(0, len(spans), batch_size):
-        found += _scored(guard, clip, spans[i : i + batch_size], text)
+        found += _scored(guard, clip, spans[i : i + batch_size], text, memory)
     return Scores(str(video), text, window, stride, clip.duration, len(clip.frames), tuple(found)), clip
 
 
@@ -127,7 +130,7 @@ def segments(seconds: Sequence[float], duration: float, window: float, stride: f
     return found
 
 
-def _scored(guard: Guard, clip: Clip, spans: Sequence[tuple[float, float, range]], text: str) -> list[Segment]:
+def _scored(guard: Guard, clip: Clip, spans: Sequence[tuple[float, float, range]], text: str, memory: Halving) -> list[Segment]:
     """Segments with their probabilities; where the processor refuses a batch, each alone, so that one cannot take others along."""
     from videosafety.lmms_eval_tasks.pipeline import Loaded, Request
 
@@ -142,13 +145,14 @@ def _scored(guard: Guard, clip: Clip, spans: Sequence[tuple[float, float, range]
         piece = replace(clip, frames=clip.frames[part], indices=indices, seconds=seconds, total=total, duration=end - start)
         loaded.append(Loaded(Request(n, str(n), [message], [str(n)], [], {}), [piece]))
     try:
-        pairs = guard.probabilities(loaded).tolist()
+        judged, lost = memory.run(loaded, None, lambda part, _: guard.probabilities(part)[:, 0].tolist())
     except ValueError as error:
         if len(spans) == 1:
             return [Segment(spans[0][0], spans[0][1], None, f"the processor refused it: {' '.join(str(error).split())}")]
-        return [segment for span in spans for segment in _scored(guard, clip, [span], text)]
-    known = [(span, None if pair[0] != pair[0] else pair[0]) for span, pair in zip(spans, pairs, strict=True)]
-    return [Segment(start, end, p, NO_TOKEN if p is None else None) for (start, end, _), p in known]
+        return [segment for span in spans for segment in _scored(guard, clip, [span], text, memory)]
+    known: dict[int, tuple[float | None, str | None]] = {request.index: (None, NO_TOKEN) if p != p else (p, None) for request, p in judged}
+    known |= {request.index: (None, message) for request, message in lost}
+    return [Segment(start, end, *known[n]) for n, (start, end, _) in enumerate(spans)]
 
 
 def plot(scores: Scores, clip: Clip, threshold: float | None = None, title: str | None = None) -> Any:

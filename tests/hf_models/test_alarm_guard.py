@@ -106,6 +106,51 @@ def test_a_row_that_the_processor_refuses_leaves_its_batch_alone(guard: Guard, r
     assert found[1]["p_visual"] is None
 
 
+OUT_OF_MEMORY = {
+    "on a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nSee the manual"),
+    "on a CPU": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+    "in numpy": lambda: MemoryError("Unable to allocate 9 GiB"),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_where_memory_runs_out_prefills_get_smaller(guard: Guard, rows: list[Row], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, sizes = list(guard.judge(rows, batch_size=1)), []
+    original = guard.model.alarm_probs
+
+    def small(**inputs: Any) -> torch.Tensor:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 1:
+            raise OUT_OF_MEMORY[kind]()
+        return original(**inputs)
+
+    monkeypatch.setattr(guard.model, "alarm_probs", small)
+    near(list(guard.judge(rows, batch_size=2)), wanted)
+    assert sizes == [2, *[1] * len(rows)], "once is enough to learn how many fit"
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_a_row_too_large_for_memory_is_an_error_and_takes_no_other_along(
+    guard: Guard, rows: list[Row], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, original = list(guard.judge(rows, batch_size=1)), guard.model.alarm_probs
+    longest = max(rows, key=lambda r: len(r.text))
+
+    def small(**inputs: Any) -> torch.Tensor:
+        if any(longest.text in text for text in guard.processor.tokenizer.batch_decode(inputs["input_ids"])):
+            raise OUT_OF_MEMORY[kind]()
+        return original(**inputs)
+
+    monkeypatch.setattr(guard.model, "alarm_probs", small)
+    found = list(guard.judge(rows, batch_size=2))
+    (lost,) = [n for n, result in enumerate(found) if result["error"]]
+    assert rows[lost] == longest
+    assert found[lost]["error"].startswith("out of memory on this one request (")
+    assert "\n" not in found[lost]["error"]
+    assert [found[lost][key] for key in ("p_visual", "p_textual", "flagged")] == [None] * 3
+    near(found[:lost] + found[lost + 1 :], wanted[:lost] + wanted[lost + 1 :])
+
+
 def test_of_nothing_there_is_no_probability(guard: Guard, media: Path) -> None:
     words, clip = guard.judge([Row("words", "How?"), row(media, "a.mp4", "")])
     assert (words["p_visual"], words["missing"]) == (None, {"visual": NO_VISUALS})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from guard_model import alarm, guard, media  # noqa: F401
 from typer.testing import CliRunner
 
@@ -144,6 +145,23 @@ def test_a_segment_that_the_processor_refuses_has_the_reason(guard: Guard, long:
     assert scores.segments[0].p_visual is None
     assert all(s.p_visual is not None for s in scores.segments[1:])
     plot(scores, clip)
+
+
+def test_a_segment_too_large_for_memory_has_the_reason(guard: Guard, long: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, original = timeline(guard, long, window=5, stride=5)[0].segments, guard.probabilities
+    sizes: list[int] = []
+
+    def small(batch: list[Any]) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 2 or any(item.clips[0].frames[0].mean() < 4 for item in batch):  # the first segment's black start
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(batch)
+
+    monkeypatch.setattr(guard, "probabilities", small)
+    found = timeline(guard, long, window=5, stride=5, batch_size=8)[0].segments
+    assert sizes == [5, 2, 1, 1, 1, 1, 1]
+    assert found[0].error == "out of memory on this one request (CUDA out of memory)"
+    assert [s.p_visual for s in found[1:]] == pytest.approx([s.p_visual for s in wanted[1:]], abs=2e-5)
 
 
 def made(*values: float | None) -> Scores:
