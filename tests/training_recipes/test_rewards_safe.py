@@ -88,7 +88,7 @@ STILL_WIN = {  # strict: a mend shows here
 
 def tricks() -> list[Any]:
     marks = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in STILL_WIN.items()}
-    return [pytest.param(name, marks=marks[name] if name in marks else ()) for name in TRICKS]
+    return [pytest.param(name, marks=marks.get(name, ())) for name in TRICKS]
 
 
 @pytest.mark.parametrize("trick", tricks())
