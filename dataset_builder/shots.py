@@ -13,10 +13,12 @@ import numpy as np
 
 from videosafety.dataset_builder.config import Config, Shots
 from videosafety.dataset_builder.rows import Outcome, Rejected, Rejection, Row, Stage, digest, said
+from videosafety.lmms_eval_tasks.frames import display_matrix, is_upright, upright
 from videosafety.lmms_eval_tasks.video import OPEN_OPTIONS, MediaError, Sampling, checked_file, content_hash, decode, fit, read_timeline
 
 LOOK_PIXELS = 64 * 64  # a frame while cuts are looked for: colours survive that
 MAX_LOOKED_AT = 5_000  # frames of one video, 60 MB
+NO_INDEX = ("mpegts", "mpeg")  # a seek in these may land behind the key frame that is wanted: they are read from the start
 _BINS = 8  # of each colour channel
 _TICKS = 12_800  # time base of what is written: common for MP4, divides 25, 50 and 100 frames a second, and 30 to within 0.3 ms
 _PEAK = 3.0  # a cut changes so many times more than its neighbourhood: fast motion is no cut
@@ -130,7 +132,8 @@ def write_clip(source: Path, clip: Path, start: float, end: float, max_pixels: i
         ):
             stream = opened.streams.video[0]
             base = float(stream.time_base or 1)
-            opened.seek(max(0, round(start / base)) + timeline.start, stream=stream)
+            if opened.format.name not in NO_INDEX:
+                opened.seek(max(0, round(start / base)) + timeline.start, stream=stream)
             encoder, last = None, -1
             for frame in opened.decode(stream):
                 stamp = frame.pts if frame.pts is not None else frame.dts
@@ -139,9 +142,15 @@ def write_clip(source: Path, clip: Path, start: float, end: float, max_pixels: i
                     continue
                 if seconds >= end - 1e-6:
                     break
+                matrix = display_matrix(frame)
                 as_is = frame.format.name == "yuv420p" and frame.width * frame.height <= max_pixels and not (frame.width | frame.height) & 1
+                as_is = as_is and is_upright(matrix)
                 planes = frame.to_ndarray() if as_is else None  # no conversion: FFmpeg's rounds by how memory happens to lie
-                image = np.empty((frame.height, frame.width, 3), np.uint8) if as_is else fit(frame.to_ndarray(format="rgb24"), max_pixels)
+                image = (
+                    np.empty((frame.height, frame.width, 3), np.uint8)
+                    if as_is
+                    else fit(upright(frame.to_ndarray(format="rgb24"), matrix), max_pixels)
+                )
                 height, width = (max(2, n - n % 2) for n in image.shape[:2])  # 4:2:0 wants even sides
                 if encoder is None:
                     encoder = out.add_stream("libx264", rate=Fraction(timeline.fps).limit_denominator(1001), options=ENCODER)

@@ -82,6 +82,11 @@ def upright(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return frame
 
 
+def is_upright(matrix: np.ndarray) -> bool:
+    """Whether `upright` leaves frames as they are."""
+    return bool(matrix[0, 0] > abs(matrix[0, 1]) and matrix[1, 1] > 0)
+
+
 def exif_upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says. Pillow's own function writes the EXIF anew and fails, with any exception, on damaged entries."""
     turn = EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from stage_cases import HARMFUL, SAFE, asking, config, video_row
+from test_video import turned
 from toy_clips import write_clip
 
 from videosafety.dataset_builder import filter as filtering
@@ -66,6 +67,26 @@ def test_a_video_becomes_clips_that_are_the_same_bytes_each_time(tmp_path: Path)
         start, end = ours["provenance"]["shot"]
         assert read_timeline(Path(ours["file"])).duration == pytest.approx(end - start, abs=0.13)
         assert shots.cuts(decode(ours["file"], Sampling(8.0)).frames, 0.3) == []
+
+
+def first_shot(folder: Path, source: Path, start: float = 0.0) -> np.ndarray:
+    """The frames of what is written of [start, end) of a source."""
+    clip = folder / f"{source.name}-shot.mp4"
+    shots.write_clip(source, clip, start, 2.0, 640 * 360)
+    return decode(clip, Sampling(8.0)).frames
+
+
+def test_a_shot_of_a_turned_video_is_upright(tmp_path: Path) -> None:
+    upright = write_clip(tmp_path / "upright.mp4", seed=4, seconds=2.0)
+    wanted = np.rot90(first_shot(tmp_path, upright), -1, axes=(1, 2))
+    found = first_shot(tmp_path, turned(write_clip(tmp_path / "turned.mp4", seed=4, seconds=2.0), (0, 1, -1, 0)))
+    assert found.shape == wanted.shape == (16, 96, 64, 3)
+    assert np.abs(found.astype(int) - wanted).mean() < 3, "chroma is halved after the turn"
+
+
+def test_a_shot_of_a_transport_stream_has_its_first_frames(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.ts", seed=4, shots=2, seconds=1.0)
+    assert len(first_shot(tmp_path, whole, 1.0)) == 8
 
 
 def hostile(folder: Path, name: str) -> Path:
