@@ -25,13 +25,15 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from videosafety.hf_models.calibrate import load_calibration
+from videosafety.hf_models.prompts import on_model, shown
 from videosafety.lmms_eval_tasks import run
 from videosafety.lmms_eval_tasks.alarm import Answer, facts
 from videosafety.lmms_eval_tasks.data import cache_dir
+from videosafety.lmms_eval_tasks.halving import Halving
 from videosafety.lmms_eval_tasks.inputs import model_inputs
 from videosafety.lmms_eval_tasks.journal import Journal, checkpoint_identity, digest, hub_commit, media_identity, numbered
 from videosafety.lmms_eval_tasks.judge.verdict import Reason
-from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, memory_errors, plan, prepared
+from videosafety.lmms_eval_tasks.pipeline import Batch, Loaded, Request, plan, prepared
 from videosafety.lmms_eval_tasks.video import FrameCache, Sampling, backend_problem
 
 # What transformers' generate() takes from a task's generation_kwargs. `until` is applied afterwards, on text.
@@ -118,7 +120,7 @@ class VideoSafetyR1(lmms):
         if device_map:
             self._device = self._model.device
 
-        self.batch_size = min(int(batch_size), int(max_batch_size)) if max_batch_size else int(batch_size)
+        self._halving = Halving(min(int(batch_size), int(max_batch_size)) if max_batch_size else int(batch_size))
         self.workers, self.system_prompt = int(workers), system_prompt
         sampling = Sampling(float(fps), int(max_frames), None if max_pixels is None else int(max_pixels))
         self.frames = FrameCache(cache_dir() / "frames", sampling, video_backend)
@@ -149,7 +151,7 @@ class VideoSafetyR1(lmms):
                 "parameters": self._model.num_parameters(),
                 "device": str(self._device),
                 "hardware": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU",
-                "batch_size": self.batch_size,
+                "batch_size": self._halving.size,
                 "world_size": self._world_size,
                 "note": getattr(self._model.config, "note", None),
                 "calibration": asdict(self.calibration) if hasattr(self._model, "alarm_probs") else None,
@@ -183,7 +185,7 @@ class VideoSafetyR1(lmms):
         asked = self._requests([requests[i] for i in wanted], wanted)
         tasks = {i: requests[i].args[4] for i in wanted}
         todo = []
-        for batch in plan(asked, self.batch_size):
+        for batch in plan(asked, self._halving.size):
             kept = [r for r in batch if r.key in self.journal.answers]
             answers |= {r.index: self._result(r, self.journal.answers[r.key], tasks[r.index]) for r in kept}
             todo.append([r for r in batch if r.index not in answers])
@@ -250,44 +252,23 @@ class VideoSafetyR1(lmms):
 
     def _answer(self, batch: Batch) -> tuple[list[dict[str, Any]], list[tuple[Request, str]]]:
         """Journal entries of a batch, and the requests for which memory did not suffice even alone."""
-        finished: list[dict[str, Any]] = []
-        lost: list[tuple[Request, str]] = []
-        queue = [(batch.loaded, batch.inputs)] if batch.loaded else []
-        while queue:
-            loaded, inputs = queue.pop(0)
-            if len(loaded) > self.batch_size:
-                queue[:0] = [(part, None) for part in (loaded[: self.batch_size], loaded[self.batch_size :])]
-                continue
-            try:
-                with memory_errors():
-                    finished += self._generate(loaded, model_inputs(self.processor, loaded) if inputs is None else inputs)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            else:
-                continue
-            # Outside the handler: while the exception lives, its frames keep the failed batch's tensors alive.
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            if len(loaded) == 1:
-                lost.append((loaded[0].request, f"out of memory on this one request ({message})"))
-            else:
-                self.batch_size = max(1, len(loaded) // 2)
-                logger.warning(f"out of memory with {len(loaded)} prompts at once: going on with {self.batch_size}")
-                queue.insert(0, (loaded, None))
-        return finished, lost
+
+        def work(part: list[Loaded], inputs: Any) -> list[dict[str, Any]]:
+            return self._generate(part, model_inputs(self.processor, part) if inputs is None else inputs)
+
+        finished, lost = self._halving.run(batch.loaded, batch.inputs, work)
+        return [entry for _, entry in finished], lost
 
     def _generate(self, loaded: list[Loaded], inputs: Any) -> list[dict[str, Any]]:
         generation = dict(loaded[0].request.generation)
         stops = generation.pop("until", None) or []
         if not generation.get("do_sample"):  # greedy: transformers warns about every sampling setting it is then given
             generation = {k: v for k, v in generation.items() if k not in ("temperature", "top_p", "top_k")}
-        inputs = inputs.to(self._device)
-        # Pixels only: positions are computed from other numbers, as Qwen2.5-VL's second_per_grid_ts, and bfloat16 would move them.
-        inputs = {k: v.to(self._model.dtype) if k.startswith("pixel_values") and torch.is_tensor(v) else v for k, v in inputs.items()}
+        inputs = on_model(inputs, self._model)
         limit = generation.setdefault("max_new_tokens", 1024)
         with torch.inference_mode():
             output = self._model.generate(**inputs, **generation)
-        alarms = _probabilities(self._model, len(loaded))
+        alarms = _alarms(self._model, inputs["input_ids"])
         prompt = inputs["input_ids"].shape[1]
         ends = self.tokenizer.batch_decode(inputs["input_ids"][:, -PROMPT_END:])
         eos = self._model.generation_config.eos_token_id
@@ -308,17 +289,19 @@ class VideoSafetyR1(lmms):
         """A journal entry as lmms-eval takes it: the text knows its task and, from an alarm model, its probabilities."""
         alarm = None
         if entry.get("alarm") is not None:
-            alarm = facts(entry["alarm"], shown=bool(request.media))
+            alarm = facts(entry["alarm"]["probabilities"], shown=entry["alarm"]["shown"])
             alarm["flagged"] = self.calibration.flagged(alarm["visual"], alarm["textual"])
         return GenerationResult(Answer(entry["text"], task, alarm), TokenCounts(entry["input_tokens"], entry["output_tokens"]))
 
 
-def _probabilities(model: Any, rows: int) -> list[list[float | None] | None]:
-    """What an alarm model's last generate() said of each prompt, None for a token that was not there; None a row for other models."""
+def _alarms(model: Any, input_ids: torch.Tensor) -> list[dict[str, Any] | None]:
+    """Of each prompt what an alarm model's last generate() said, None for a token that was not there, and whether the visual head saw
+    anything; None a row for other models."""
     found = getattr(model, "last_alarm_probs", None)
     if found is None:
-        return [None] * rows
-    return [[None if p != p else p for p in pair] for pair in found.tolist()]
+        return [None] * len(input_ids)
+    pairs = [[None if p != p else p for p in pair] for pair in found.tolist()]
+    return [{"probabilities": pair, "shown": seen} for pair, seen in zip(pairs, shown(model.config, input_ids), strict=True)]
 
 
 def _refuse_unknown(unknown: dict[str, Any]) -> None:
