@@ -45,6 +45,7 @@ def ask(guard: Guard, video: Path | None, question: str, guarded: bool = False, 
         guarded: stand a refusal in the answer's place where an alarm is above its threshold.
     """
     from videosafety.hf_models.guarded import generate_guarded
+    from videosafety.hf_models.prompts import on_model
     from videosafety.hf_models.timeline import plot, timeline
     from videosafety.lmms_eval_tasks.inputs import model_inputs
     from videosafety.lmms_eval_tasks.pipeline import Loaded, Request
@@ -61,7 +62,7 @@ def ask(guard: Guard, video: Path | None, question: str, guarded: bool = False, 
         (found,) = generate_guarded(guard.model, guard.processor, inputs, guard.calibration, max_new_tokens=max_new_tokens, do_sample=False)
         answer = found.text
         if found.flagged and not guarded:
-            kept = {key: value.to(guard.model.device) if hasattr(value, "to") else value for key, value in inputs.items()}
+            kept = on_model(inputs, guard.model)
             ids = guard.model.generate(**kept, max_new_tokens=max_new_tokens, do_sample=False)
             answer = guard.processor.tokenizer.decode(ids[0, kept["input_ids"].shape[1] :], skip_special_tokens=True)
         if video:

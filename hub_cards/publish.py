@@ -75,8 +75,8 @@ def plan(
     include: Sequence[str] = (),
     kept: str | None = None,
 ) -> Plan:
-    """Check a checkpoint folder and write its card. Of a run's folder the checkpoint-<step> folders stay here, with a warning: they hold
-    what resuming needs, pickles too.
+    """Check a checkpoint folder and write its card. Of a run's folder the checkpoint-<step> folders stay here, with a warning, as they hold
+    what resuming needs, pickles too; and TensorBoard's `runs`, whose file names tell the machine's name.
 
     Args:
         licence: as the Hub writes it; by default that of the folder's own README.md.
@@ -87,7 +87,7 @@ def plan(
         PublishError: everything that is wrong with the folder, a line each.
     """
     check_repo(repo)
-    steps = _steps(folder)
+    steps = _of_the_run(folder)
     files, left_out = check.files_of(folder, [*exclude, *steps])
     bad = check.forbidden(files)
     told = {finding.file for finding in bad}
@@ -103,18 +103,18 @@ def plan(
     check_card(card, "model", online=False)
     bodies: dict[str, Path | bytes] = {**files, "README.md": card.encode()}
     bodies.pop(KEPT, None)  # it belongs to the repository, not to the checkpoint
-    warnings = [f"{', '.join(steps)} of the run: left out, as only resuming needs them"] if steps else []
+    warnings = [f"{', '.join(steps)} of the run: left out, as nobody but the run needs them"] if steps else []
     warnings += [str(finding) for finding in check.homes(files)]
     left_out = [name for name in left_out if name.partition("/")[0] not in steps or name in steps]  # a line each, not one for every file
     return Plan(repo, bodies, card, tuple(code), foreign, tuple(left_out), tuple(warnings))
 
 
-def _steps(folder: Path) -> list[str]:
-    """The names of the checkpoint-<step> folders that a run left beside its result, by their steps; none in a folder of another kind."""
+def _of_the_run(folder: Path) -> list[str]:
+    """The folders that a run left beside its result: checkpoint-<step> by their steps, then `runs`; none in a folder of another kind."""
     if not (folder / RECORD).is_file():
         return []
     names = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(names, key=lambda name: int(name.rpartition("-")[2]))
+    return sorted(names, key=lambda name: int(name.rpartition("-")[2])) + ["runs"] * (folder / "runs").is_dir()
 
 
 def _listed(folder: Path, found: Sequence[check.Finding]) -> str:

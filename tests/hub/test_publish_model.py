@@ -98,6 +98,17 @@ def test_from_training_to_a_card_with_figures(here: Hub, home: Path, folder: Pat
     assert "vsb_hh" in here.store.read(here.store.repos[KEY], "README.md").decode()
 
 
+@ONLY_LFS
+def test_what_only_the_run_needs_stays_here(here: Hub, folder: Path, quick: Any) -> None:
+    (folder / "training_recipe.json").write_text("{}")
+    for name in ("checkpoint-10/optimizer.pt", "checkpoint-9/optimizer.pt", "runs/Nov21_host/events.out.tfevents.1.host.1.0"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"x")
+    published(folder)
+    there = here.store.at(here.store.repos[KEY], "main").files
+    assert not [name for name in there if name.startswith(("checkpoint-", "runs/"))]
+
+
 EVALUATED = """
 import json, sys
 from videosafety.lmms_eval_tasks.model import VideoSafetyR1
