@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 CHUNK = 1 << 20
 HEADER = 1 << 20  # bytes of all of a tar member's headers; a long name with some attributes comes near 10,000
@@ -152,8 +152,9 @@ def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[tarfile.TarIn
             stream.room = None
             yield entry, partial(opened.extractfile, entry)
             stream.room = HEADER
-            opened.members.clear()  # tarfile keeps all that it read, headers of any size included
-            opened.pax_headers.clear()
+            kept: Any = opened  # tarfile keeps all that it read, headers of any size included
+            kept.members.clear()
+            kept.pax_headers.clear()
         stream.finish()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -67,7 +68,7 @@ class Frames:
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray:
     """How the file wants the frame turned or mirrored: the 2 x 2 part of its display matrix, the identity where it has none."""
-    stored = frame.side_data.get("DISPLAYMATRIX")
+    stored: Any = frame.side_data.get("DISPLAYMATRIX")
     return np.eye(2) if stored is None else np.frombuffer(stored, np.int32).reshape(3, 3)[:2, :2]
 
 
@@ -89,7 +90,7 @@ def is_upright(matrix: np.ndarray) -> bool:
 
 def exif_upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says. Pillow's own function writes the EXIF anew and fails, with any exception, on damaged entries."""
-    turn = EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 
@@ -103,7 +104,7 @@ def fitted(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
 
 def fit(frame: np.ndarray, max_pixels: int | None) -> np.ndarray:
     """The frame, uint8 [H, W, 3], scaled down (bicubic, aspect kept) to at most `max_pixels` pixels."""
-    height, width = fitted(*frame.shape[:2], max_pixels)
+    height, width = fitted(frame.shape[0], frame.shape[1], max_pixels)
     if (height, width) == frame.shape[:2]:
         return frame
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
