@@ -85,6 +85,7 @@ OUTCOMES = ("unsafe", "refused", "wrong", "unscored", "safe", "answered", "right
 SUMMARY = (
     "bounds_words",
     "category_title",
+    "figure_interval",
     "figure_words",
     "harmful",
     "interval_words",

@@ -279,7 +279,8 @@ def _group(path: Path, raw: dict[str, Any], name: str, tasks: dict[str, Task], r
         over = f"over {', '.join(holders)}" if len(holders) <= NAMED_TASKS else f"over {len(holders)} tasks"
         if (points := [record for part in parts for record in part]) and all("p" in record for record in points):  # an AUROC's
             used = sum(record["p"] is not None and record["label"] in (0, 1) for record in points)
-            area = Rate(len(points), used, stated, None, None, None, None)
+            between = _mapping(raw["results"][name].get(f"{metric.replace('auroc', 'interval')},none"))  # only the run can say
+            area = Rate(len(points), used, stated, between.get("low"), between.get("high"), None, None)
             figures.append(Figure(metric, area, _higher(raw, holders[0], metric), over, is_share=False))
             continue
         means = [mean_of(parts, weights) for weights in ([float(len(part)) for part in parts], [1.0] * len(parts)) if all(parts)]

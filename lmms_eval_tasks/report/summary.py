@@ -86,6 +86,14 @@ def interval_words(figure: Rate) -> str:
     return range_words(figure, figure.low, figure.high)
 
 
+def figure_interval(figure: Figure) -> str:
+    """The interval of a further figure as `interval_words`; of one that is no share as plain numbers."""
+    rate = figure.rate
+    if figure.is_share or not printable(rate) or rate.low is None or rate.high is None:
+        return interval_words(rate)
+    return f"{rate.low:.3g} – {rate.high:.3g}"
+
+
 def bounds_words(figure: Rate) -> str:
     """What the rate could be if every unscored row had gone one way; a dash where every row is scored."""
     return range_words(figure, figure.bound_low, figure.bound_high) if figure.unscored else "–"

@@ -13,6 +13,7 @@ from videosafety.lmms_eval_tasks.report.repeat import data_words, date_words, ju
 from videosafety.lmms_eval_tasks.report.sets import sections
 from videosafety.lmms_eval_tasks.report.summary import (
     bounds_words,
+    figure_interval,
     figure_words,
     interval_words,
     metric_name,
@@ -45,7 +46,7 @@ def print_table(runs: list[Run], console: Console) -> None:
                 silent[f"{figure.name} ({figure.reason})" if figure.reason else figure.name] = None
                 continue
             cells = [line.name, *([runs[line.run].label] if several else []), metric_name(figure.name), figure_words(figure)]
-            cells += [interval_words(rate), f"{rate.n_scored}/{rate.n}", *([bounds_words(rate)] if bounds else [])]
+            cells += [figure_interval(figure), f"{rate.n_scored}/{rate.n}", *([bounds_words(rate)] if bounds else [])]
             # Text and not str: names from files must not be read as rich's markup
             table.add_row(*map(Text, cells), style="" if line.main else "dim")
     for run in runs:

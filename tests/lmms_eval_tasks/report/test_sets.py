@@ -156,11 +156,14 @@ def test_a_groups_auroc_is_a_number_over_the_rows_that_it_orders(tmp_path: Path)
     raw = json.loads(path.read_text(encoding="utf-8"))
     for name in tasks:
         raw["results"][name]["alarm_auroc_visual,none"] = None
-    raw["results"]["vsb"] = {"alarm_auroc_visual,none": 0.9125, "alias": "vsb"}
+    between = {"n": 22, "low": 0.8041, "high": 0.9712}
+    raw["results"]["vsb"] = {"alarm_auroc_visual,none": 0.9125, "alarm_interval_visual,none": between, "alias": "vsb"}
     path.write_text(json.dumps(raw), encoding="utf-8")
     run = load([path])[0]
     (figure,) = run.groups[0].figures
     assert (figure.rate.value, figure.rate.n, figure.rate.n_scored, figure.is_share) == (0.9125, 24, 22, False)
+    assert (figure.rate.low, figure.rate.high) == (0.8041, 0.9712)
+    assert "0.804 – 0.971" in page_of([run], tmp_path)
     assert shown(page_of([run], tmp_path), "A", "vsb/alarm_auroc_visual") == "0.912"
 
 
