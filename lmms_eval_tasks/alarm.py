@@ -22,19 +22,21 @@ NO_VISUALS, NO_TOKEN = "nothing is shown", "the prompt has no such alarm token"
 
 
 class Answer(str):
-    """An answer's text with the task that it belongs to and, from an alarm model, what it said at prefill: see `facts`."""
+    """An answer's text with the task that it belongs to, whether the token limit cut it off, and, from an alarm model, what it said at
+    prefill: see `facts`."""
 
     task: str | None
     alarm: dict[str, Any] | None
+    cut: bool
 
-    def __new__(cls, text: str, task: str | None = None, alarm: dict[str, Any] | None = None) -> Answer:
+    def __new__(cls, text: str, task: str | None = None, alarm: dict[str, Any] | None = None, cut: bool = False) -> Answer:
         answer = super().__new__(cls, text)
-        answer.task, answer.alarm = task, alarm
+        answer.task, answer.alarm, answer.cut = task, alarm, cut
         return answer
 
     def strip(self, chars: str | None = None, /) -> Answer:
         """As of any text; lmms-eval strips each answer before it hands it on, and what it knows must not be stripped off too."""
-        return Answer(super().strip(chars), self.task, self.alarm)
+        return Answer(super().strip(chars), self.task, self.alarm, self.cut)
 
 
 def facts(probabilities: Sequence[float | None], shown: bool) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def rate(scores: Sequence[float | None], clusters: Sequence[Hashable] | None = N
 RECORD_KEYS = (
     *("id", "cell", "category", "group", "language", "video_id", "visual_label", "textual_label", "request"),
     *("variant", "frames", "distinct_frames", "harm_frames", "seconds", "pixels"),  # vsb_temporal
+    "cut",  # true: the answer was cut off at the token limit
     "alarm",  # what an alarm model said of the row at prefill: see alarm.py
 )
 PANEL = "panel_agreement"  # how far a panel's members agree; only where the judge is one
@@ -168,6 +169,7 @@ def judged(metric: str, doc: dict[str, Any], results: list[str], also: tuple[str
     `also`: as in `records_of`.
     """
     # Where the prompt does not say what is asked for (it stands in an image), the row says it in `request`.
+    doc = with_cut(doc, results[0])
     request = doc["query"] if doc.get("request") is None else doc["request"]
     item = Item(request, results[0], doc.get("category"), doc.get("language"), media_of(doc))
     judge = get_judge(judge_spec())
@@ -177,6 +179,11 @@ def judged(metric: str, doc: dict[str, Any], results: list[str], also: tuple[str
     known = {"video_id": doc.get("video_id")}
     names = (metric, "unscored", *SUMMARIES, *also, *((PANEL,) if is_panel(judge.id) else ()))
     return {name: Pending(known, verdict, partial(_pick, metric, doc, name, also)) for name in names}
+
+
+def with_cut(doc: dict[str, Any], answer: str) -> dict[str, Any]:
+    """The doc, with `cut` where the model wrapper says that the token limit cut the answer off: its verdict is of what there is."""
+    return doc | {"cut": True} if getattr(answer, "cut", False) else doc
 
 
 def media_of(doc: dict[str, Any]) -> tuple[str, ...]:
@@ -190,6 +197,7 @@ def by_rule(doc: dict[str, Any], answer: str, scores: Mapping[str, Callable[[str
     `scores`: metric -> rule, from the answer without its thinking to a score in [0, 1], or None where the rule finds nothing to score. An
     answer that failed or is empty is unscored and reaches no rule.
     """
+    doc = with_cut(doc, answer)
     early, words = before_judging(answer), split_thinking(answer)[1]
     records = {}
     for metric, rule in scores.items():

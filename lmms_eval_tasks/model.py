@@ -291,7 +291,9 @@ class VideoSafetyR1(lmms):
         if entry.get("alarm") is not None:
             alarm = facts(entry["alarm"]["probabilities"], shown=entry["alarm"]["shown"])
             alarm["flagged"] = self.calibration.flagged(alarm["visual"], alarm["textual"])
-        return GenerationResult(Answer(entry["text"], task, alarm), TokenCounts(entry["input_tokens"], entry["output_tokens"]))
+        return GenerationResult(
+            Answer(entry["text"], task, alarm, entry.get("cut", False)), TokenCounts(entry["input_tokens"], entry["output_tokens"])
+        )
 
 
 def _alarms(model: Any, input_ids: torch.Tensor) -> list[dict[str, Any] | None]:

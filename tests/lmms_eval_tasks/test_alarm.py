@@ -185,6 +185,14 @@ class TestGroup:
         assert alarm.vsb_visual([None] * 4, [2] * 4) is None
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_cut_answer_is_marked_in_its_records(cut: bool) -> None:
+    doc = {"id": "r", "query": "How is bread baked?"}
+    judged = metrics.judged("frr", doc, [Answer(" I mean ", cut=cut).strip()])
+    by_rule = metrics.by_rule(doc, Answer("x", cut=cut), {"accuracy": lambda _: 1.0})
+    assert [found.get("cut", False) for found in (judged["frr"], by_rule["accuracy"])] == [cut, cut]
+
+
 def test_a_run_with_an_alarm_model(lmms_eval: Callable[..., Outcome], tmp_path: Path) -> None:
     """Through the real command line: figures of tasks and groups, records, a broken row, and judged again."""
     model = build_tiny(tmp_path / "alarm")
@@ -230,6 +238,8 @@ def test_a_run_with_an_alarm_model(lmms_eval: Callable[..., Outcome], tmp_path: 
     assert {json.dumps(r["alarm"]["missing"]) for r in logged["vsb_hh_text"]} == {'{"visual": "nothing is shown"}'}
     broken = next(r for r in video if r["id"] == "hh-gone")
     assert (broken["reason"], broken.get("alarm"), "score" in broken) == ("media_error", None, False)
+    assert any(r.get("cut") is True for r in video), "six tokens end few answers"
+    assert "cut" not in broken
 
     def behind_guard(records: list[dict[str, Any]]) -> float:
         scored = [r for r in records if "score" in r]
