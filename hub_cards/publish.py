@@ -28,6 +28,7 @@ from videosafety.lmms_eval_tasks.judge.redact import redact
 
 CODE = Path(__file__).parents[1] / "hf_models"  # the code that build-alarm puts beside weights
 LOAD_BACK = Path(__file__).with_name("load_back.py")
+CURVES = "plots.png"  # which a run draws of itself
 SIDE_BRANCH = "videosafety-publish-"  # and the first digits of what is published
 # What a repository may hold that no checkpoint folder does: the Hub's own file, and what `publish results` wrote.
 OTHERS = (".gitattributes", KEPT, f"{FOLDER}/")
@@ -91,7 +92,8 @@ def plan(
     files, left_out = check.files_of(folder, [*exclude, *steps])
     bad = check.forbidden(files)
     told = {finding.file for finding in bad}
-    found = [*bad, *(finding for finding in check.unasked(files, include) if finding.file not in told), *check.secrets(files)]
+    drawn = [CURVES] if (folder / RECORD).is_file() else []
+    found = [*bad, *(finding for finding in check.unasked(files, [*include, *drawn]) if finding.file not in told), *check.secrets(files)]
     if found:  # before anything in the folder is read further
         raise PublishError(_listed(folder, found))
     tensors = check.tensors(files)

@@ -59,6 +59,7 @@ def test_front_ends(lmms_eval: Run, small_set: Path, tiny: Path, front: tuple[st
     assert (row["n_scored,none"], row["unscored,none"]) == (3, 0.0)
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_config_file_group_and_a_users_own_include_path(lmms_eval: Run, small_set: Path, tiny: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
@@ -91,6 +92,7 @@ def test_two_ranks_score_every_row_once(lmms_eval: Run, small_set: Path, tiny: P
     assert recorded["world_size"] == 2
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_simple_evaluate_from_python(small_set: Path, tiny: Path) -> None:
     code = f"""
 import json

@@ -70,6 +70,7 @@ def ask_endpoint(lmms_eval: Run, url: str, limit: int, more: str = "") -> Outcom
     return lmms_eval("--model", "async_openai", "--model_args", arguments, *options, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_answers_of_a_real_model_are_judged_and_recorded(lmms_eval: Run, smollm2: str) -> None:
     outcome = ask_endpoint(lmms_eval, smollm2, limit=6)
     results = outcome.results()
@@ -103,6 +104,7 @@ def test_answers_of_a_real_model_are_judged_and_recorded(lmms_eval: Run, smollm2
         assert made_with["versions"].keys() >= {"videosafety", "lmms_eval", "transformers", "torch", "av"}
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_an_endpoint_that_is_down_gives_no_figure(lmms_eval: Run) -> None:
     with dead_address() as url:
         outcome = ask_endpoint(lmms_eval, url, limit=2, more=",max_retries=1,retry_backoff_s=0")
@@ -217,6 +219,7 @@ def cut(source: Path, target: Path, key_frames: int) -> Path:
     return target
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_real_clips_reach_the_model_and_more_frames_are_more_tokens(
     lmms_eval: Run, clips: dict[str, Path], tiny: Path, tmp_path: Path
 ) -> None:

@@ -177,6 +177,7 @@ def test_groups_pool_by_rows_through_the_groups_inside(copies: Path, monkeypatch
     assert results["mm_safetybench_sd"]["scenario_mean,none"] == pytest.approx(1.5 / 13)
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_videosafety_image_runs_whole(lmms_eval: Callable[..., Outcome], tiny: Path, copies: Path) -> None:
     """Through the real command line: every image is read and shown, every row is scored or says why not; one image is cut off."""
     cut = copies / "figstep" / "images" / "SafeBench" / "query_ForbidQI_1_2_6.png"

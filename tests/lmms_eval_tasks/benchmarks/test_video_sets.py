@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import sets_safevid
 import sets_safewatch
 import sets_vasafetybench
@@ -17,6 +18,7 @@ TASKS = {"video_safetybench_benign": "dsr", "vasafetybench_dm": "dsr", "safewatc
 MISSING, CUT = "video/13_Elections/Some_Kind/2.mp4", "Video/6-Fraud/DM/0.mp4"
 
 
+@pytest.mark.slow  # `make test-slow`
 def test_every_set_runs_and_a_clip_that_cannot_be_seen_is_unscored(lmms_eval: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
