@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-pytestmark = pytest.mark.slow  # `make test-slow`
 pytest.importorskip("gguf")
 
 from videosafety.hf_models.assemble_real import TEMPLATE, assemble
+
+pytestmark = pytest.mark.slow  # `make test-slow`
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_a_documented_command_takes_what_a_run_left(command: list[str], left: Pa
     assert done.exit_code == 0, done.output
     assert re.search(r" model\.safetensors\n", done.stdout)
     assert done.stdout.count("checkpoint-") == 2, "one line for each folder"
-    assert done.stderr.splitlines()[0] == "warning: checkpoint-1, checkpoint-2 of the run: left out, as only resuming needs them"
+    assert done.stderr.splitlines()[0] == "warning: checkpoint-1, checkpoint-2 of the run: left out, as nobody but the run needs them"
 
 
 def test_a_run_leaves_no_pickle_beside_its_checkpoints(left: Path) -> None:
