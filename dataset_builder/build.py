@@ -334,10 +334,10 @@ def build(config: Config, engine: str = "local", workers: int = 2, quiet: bool =
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(work / "lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise BuildError(f"another build is at work in {config.folder}; wait for it, or end it") from error
-    with lock, ExitStack() as opened:
+    with held, ExitStack() as opened:
         for left in config.folder.rglob(".*.part"):  # of a run that was killed: nobody else writes here
             left.unlink()
         for left in work.glob("clips/*/*.part"):

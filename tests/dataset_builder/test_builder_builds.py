@@ -261,9 +261,15 @@ def test_a_second_build_asks_nothing_and_new_videos_add_to_what_is_done(tmp_path
 
 
 def test_two_builds_of_one_folder_do_not_run_at_once(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    file = project(tmp_path, "http://127.0.0.1:9/v1", clips=1)
-    (tmp_path / "out" / ".build").mkdir(parents=True)
-    with FileLock(tmp_path / "out" / ".build" / "lock"), pytest.raises(building.BuildError, match="another build is at work"):
-        built(file)
+    with model_server() as model:
+        file = project(tmp_path, model.url, clips=1)
+        lock = tmp_path / "out" / ".build" / "lock"
+        lock.parent.mkdir(parents=True)
+        hold = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+        with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(building.BuildError, match="another build is at work"):
+                built(file)
+            other.communicate()
+        assert built(file).rows["test"], "and once that one has ended, it is made"
